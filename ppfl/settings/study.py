@@ -1,0 +1,197 @@
+"""What the hospitals agree on before they start: the study file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ppfl.errors import SettingsError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A name that is safe as a folder and as a table heading."""
+
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+"""A SHA-256 digest in lower-case hexadecimal, or empty where it is not yet known."""
+
+
+class Section(BaseModel):
+    """One table of a settings file: immutable, and nothing in it goes unread."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageOptions(Section):
+    """How an X-ray becomes the network's input, and which images are held back."""
+
+    size: int = Field(128, ge=32, le=1024, description="side of the square input, in pixels")
+    normalisation: Literal["federation"] | tuple[float, float] = Field(
+        "federation",
+        description="mean and standard deviation of a pixel in [0, 1]; `federation` computes both "
+        "over all sites under encryption",
+    )
+    validation: float = Field(0.1, ge=0, lt=1, description="share of groups held back per round")
+    test: float = Field(0.2, ge=0, lt=1, description="share of groups held back for the end")
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave something to train on")
+        if self.normalisation != "federation" and not self.normalisation[1] > 0:
+            raise ValueError("the standard deviation in normalisation must be above 0")
+        return self
+
+
+class ModelOptions(Section):
+    """The network and where it starts."""
+
+    architecture: str = Field("mobilenet_v2", description="a classifier of torchvision.models")
+    start: Literal["seed", "imagenet"] = Field(
+        "seed", description="random weights from the study's seed, or pretrained on ImageNet"
+    )
+    start_sha256: Sha256 = Field("", description="digest of the starting parameters")
+    batch_norm: Literal["average", "local"] = Field(
+        "average",
+        description="`average`: weights, biases and running statistics are averaged like all "
+        "else; `local`: none of them ever leaves the site (FedBN)",
+    )
+
+
+class TrainingOptions(Section):
+    """What every site does between two sums."""
+
+    rounds: int = Field(10, ge=1, le=10_000)
+    local_epochs: int = Field(1, ge=1, le=1_000, description="passes over the site's images")
+    batch_size: int = Field(32, ge=2, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="highest rate of AdamW")
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    warmup: float = Field(
+        0.1, ge=0, le=0.9, description="share of all steps in which the rate rises from 0"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weighting: bool = Field(
+        True, description="a rare class counts as much as a common one in the loss"
+    )
+    augmentation: bool = Field(
+        True,
+        description="small turns, shifts, zooms and changes of contrast; never upside down",
+    )
+
+
+class EncryptionOptions(Section):
+    """How an update is sealed."""
+
+    custody: Literal["shared", "unsafe_plaintext"] = Field(
+        "shared",
+        description="`shared`: every site holds the private key, the coordinator none; "
+        "`unsafe_plaintext`: no encryption at all, only to compare with",
+    )
+    key_fingerprint: Sha256 = Field("", description="fingerprint of the public key")
+    value_bits: int = Field(16, ge=8, le=40, description="bits of a quantized value")
+    headroom_bits: int = Field(4, ge=1, le=16, description="spare bits: 2**headroom_bits sites")
+    clipped_tolerance: float = Field(
+        1e-4, ge=0, le=1, description="share of values out of range above which a site gives up"
+    )
+
+
+class FederationOptions(Section):
+    """Who must take part, and how long a round may last."""
+
+    sites: tuple[Name, ...] = Field(min_length=2, description="names of the sites")
+    minimum_sites: int = Field(2, ge=2, description="fewer than these end the round")
+    deadline_s: float = Field(3600.0, gt=0, description="seconds after which a round is closed")
+    release_floor: int = Field(
+        20, ge=0, description="sites release no metric computed from fewer images than these"
+    )
+
+    @model_validator(mode="after")
+    def _sites_are_distinct_and_enough(self) -> Self:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("two sites have one name")
+        if self.minimum_sites > len(self.sites):
+            raise ValueError(
+                f"minimum_sites is {self.minimum_sites}, but only {len(self.sites)} are named"
+            )
+        return self
+
+
+class Study(Section):
+    """A study: everything that must be equal at every site for a sum to mean something."""
+
+    version: Literal[1] = 1
+    name: Name
+    classes: tuple[str, ...] = Field(min_length=2, max_length=100)
+    seed: int = Field(2022, ge=0, lt=2**32)
+    images: ImageOptions = ImageOptions()
+    model: ModelOptions = ModelOptions()
+    training: TrainingOptions = TrainingOptions()
+    encryption: EncryptionOptions = EncryptionOptions()
+    federation: FederationOptions
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have one name")
+        most = 2**self.encryption.headroom_bits
+        if len(self.federation.sites) > most:
+            raise ValueError(
+                f"{len(self.federation.sites)} sites need more headroom_bits: "
+                f"{self.encryption.headroom_bits} allow {most}"
+            )
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal over the study's canonical JSON; equal studies, equal digests."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The study as the text of a TOML file."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The study in a TOML file.
+
+        Raises:
+            SettingsError: the file is missing, is no TOML, or breaks a rule; the message names
+                the key and the rule.
+        """
+        return read_settings(path, cls)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_settings(path: Path, kind: type[S]) -> S:
+    """The settings in a TOML file, checked against their model.
+
+    Raises:
+        SettingsError: the file is missing, is no TOML, or breaks a rule.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: not a readable TOML file: {error}") from None
+    return check_settings(table, kind, where=str(path))
+
+
+def check_settings(table: dict[str, Any], kind: type[S], *, where: str) -> S:
+    """The settings in a table, checked against their model.
+
+    Raises:
+        SettingsError: a key is unknown, missing or out of bounds; ``where`` begins the message.
+    """
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or kind.__name__.lower()
+        raise SettingsError(f"{where}: {key}: {first['msg']}") from None

@@ -1,0 +1,1 @@
+"""A hospital: the Flower ClientApp."""
