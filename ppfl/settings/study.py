@@ -93,7 +93,9 @@ class EncryptionOptions(Section):
     )
     key_fingerprint: Sha256 = Field("", description="fingerprint of the public key")
     value_bits: int = Field(16, ge=8, le=40, description="bits of a quantized value")
-    headroom_bits: int = Field(4, ge=1, le=16, description="spare bits: 2**headroom_bits sites")
+    headroom_bits: int = Field(
+        0, ge=0, le=16, description="spare bits of a slot; 0: as many as the named sites need"
+    )
     clipped_tolerance: float = Field(
         1e-4, ge=0, le=1, description="share of values out of range above which a site gives up"
     )
@@ -137,13 +139,17 @@ class Study(Section):
     def _parts_fit_together(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have one name")
-        most = 2**self.encryption.headroom_bits
-        if len(self.federation.sites) > most:
+        if len(self.federation.sites) > 2**self.headroom_bits:
             raise ValueError(
                 f"{len(self.federation.sites)} sites need more headroom_bits: "
-                f"{self.encryption.headroom_bits} allow {most}"
+                f"{self.headroom_bits} allow {2**self.headroom_bits}"
             )
         return self
+
+    @property
+    def headroom_bits(self) -> int:
+        """Spare bits of a slot, so that the values of all named sites add up within it."""
+        return self.encryption.headroom_bits or (len(self.federation.sites) - 1).bit_length()
 
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal over the study's canonical JSON; equal studies, equal digests."""

@@ -1,0 +1,143 @@
+"""The interface behind which Paillier arithmetic on whole vectors can be exchanged.
+
+A vector of plaintexts or ciphertexts is ``bytes``: numbers of equal width, least significant byte
+first, one after the other. An engine is all arithmetic and no policy; two engines give the same
+bytes for the same exponents.
+"""
+
+from __future__ import annotations
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import gmpy2
+
+from ppfl.crypto.keys import PrivateKey, PublicKey
+from ppfl.errors import InvalidKeyError, MalformedMessageError
+
+
+class Engine(ABC):
+    """Paillier on vectors, for one key.
+
+    Args:
+        public: the key to encrypt and add under.
+        private: the key to open with, or None at a party that must not open anything.
+        threads: how many cores to use, at least 1.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, public: PublicKey, private: PrivateKey | None, *, threads: int) -> None:
+        if private is not None and private.public != public:
+            raise InvalidKeyError("the private key does not belong to the public key")
+        self.public = public
+        self.threads = max(1, threads)
+        self._private = private
+
+    def encrypt(self, plaintexts: bytes) -> bytes:
+        """Ciphertexts of plaintexts in [0, N), each with fresh randomness.
+
+        Raises:
+            MalformedMessageError: the length is no multiple of the width, or a plaintext is not
+                below N.
+        """
+        bits = self.public.randomizer_bits
+        exponents = [secrets.randbits(bits) for _ in range(self.count_plaintexts(plaintexts))]
+        return self.blind(plaintexts, self.randomizers(exponents))
+
+    @abstractmethod
+    def randomizers(self, exponents: Sequence[int]) -> bytes:
+        """h_N^r mod N² for each exponent r in [0, 2**randomizer_bits): encryptions of 0.
+
+        Each may blind one ciphertext only, and must never leave its maker unused.
+        """
+
+    @abstractmethod
+    def blind(self, plaintexts: bytes, randomizers: bytes) -> bytes:
+        """(1 + m·N)·ρ mod N² for each plaintext m and its randomizer ρ."""
+
+    @abstractmethod
+    def add(self, left: bytes, right: bytes) -> bytes:
+        """Ciphertexts of the sums, element by element, of two vectors of equal length."""
+
+    @abstractmethod
+    def decrypt(self, ciphertexts: bytes) -> bytes:
+        """Plaintexts in [0, N) of ciphertexts that have passed :meth:`check`.
+
+        Raises:
+            InvalidKeyError: this engine holds no private key.
+        """
+
+    def check(self, ciphertexts: bytes) -> None:
+        """Make sure that each number can be a ciphertext: in [1, N²), and coprime to N.
+
+        Raises:
+            MalformedMessageError: one is not; the message gives its position.
+        """
+        N, N2 = gmpy2.mpz(self.public.N), gmpy2.mpz(self.public.N2)
+        width = self.public.ciphertext_bytes
+        self._count(ciphertexts, width)
+        product = gmpy2.mpz(1)
+        numbers = split_numbers(ciphertexts, width)
+        for position, number in enumerate(numbers):
+            if not 0 < number < N2:
+                raise MalformedMessageError(f"ciphertext {position} is not in [1, N²)")
+            product = product * number % N
+        if gmpy2.gcd(product, N) != 1:
+            position = next(i for i, number in enumerate(numbers) if gmpy2.gcd(number, N) != 1)
+            raise MalformedMessageError(f"ciphertext {position} shares a factor with N")
+
+    def count_plaintexts(self, plaintexts: bytes) -> int:
+        """How many plaintexts a vector holds.
+
+        Raises:
+            MalformedMessageError: its length is no multiple of a plaintext's width.
+        """
+        return self._count(plaintexts, self.public.plaintext_bytes)
+
+    def _pair(self, left: bytes, right: bytes, *, left_width: int) -> None:
+        """Make sure that two vectors are of equal length."""
+        right_count = self._count(right, self.public.ciphertext_bytes)
+        if self._count(left, left_width) != right_count:
+            raise MalformedMessageError("two vectors of different lengths cannot be combined")
+
+    def _opener(self) -> PrivateKey:
+        if self._private is None:
+            raise InvalidKeyError("only a holder of the private key can decrypt")
+        return self._private
+
+    @staticmethod
+    def _count(vector: bytes, width: int) -> int:
+        count, rest = divmod(len(vector), width)
+        if rest:
+            raise MalformedMessageError(f"{len(vector)} bytes are no whole numbers of {width} each")
+        return count
+
+
+def split_numbers(vector: bytes, width: int) -> list[gmpy2.mpz]:
+    """The numbers of a vector."""
+    from_bytes = gmpy2.mpz.from_bytes
+    return [
+        from_bytes(vector[start : start + width], "little")
+        for start in range(0, len(vector), width)
+    ]
+
+
+def join_numbers(numbers: Iterable[gmpy2.mpz], width: int) -> bytes:
+    """The vector of some numbers, each below 256**width."""
+    return b"".join([number.to_bytes(width, "little") for number in numbers])
+
+
+def read_plaintexts(plaintexts: bytes, public: PublicKey) -> list[gmpy2.mpz]:
+    """The plaintexts of a vector, checked to be below N.
+
+    Raises:
+        MalformedMessageError: one is not; the message gives its position, never its value.
+    """
+    numbers = split_numbers(plaintexts, public.plaintext_bytes)
+    for position, number in enumerate(numbers):
+        if number >= public.N:
+            raise MalformedMessageError(f"plaintext {position} is not below N")
+    return numbers
