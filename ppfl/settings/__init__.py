@@ -1,19 +1,30 @@
 """Settings files: what a study, and what a site, lays down."""
 
+from ppfl.settings.site import PASSPHRASE_VARIABLE, SiteFile
 from ppfl.settings.study import (
     EncryptionOptions,
     FederationOptions,
     ImageOptions,
     ModelOptions,
+    Name,
+    Section,
     Study,
     TrainingOptions,
+    check_settings,
+    read_settings,
 )
 
 __all__ = [
+    "PASSPHRASE_VARIABLE",
     "EncryptionOptions",
     "FederationOptions",
     "ImageOptions",
     "ModelOptions",
+    "Name",
+    "Section",
+    "SiteFile",
     "Study",
     "TrainingOptions",
+    "check_settings",
+    "read_settings",
 ]

@@ -1,0 +1,171 @@
+"""How a vector of integers is sealed, added and opened. Nothing above knows ciphertexts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppfl.codec.slots import SlotLayout
+from ppfl.codec.wire import Expected, SealedVector
+from ppfl.crypto import Engine
+from ppfl.errors import MalformedMessageError, QuorumError, ValueRangeError
+
+
+class Suite(ABC):
+    """One way to seal vectors of integers in [0, 2**value_bits), so that their sums open.
+
+    Args:
+        value_bits: bits of a value.
+        headroom_bits: at most ``2**headroom_bits`` vectors are added.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, value_bits: int, headroom_bits: int) -> None:
+        self.value_bits = value_bits
+        self.headroom_bits = headroom_bits
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Fingerprint of the key, 64 hexadecimal digits."""
+
+    @property
+    @abstractmethod
+    def protection(self) -> str:
+        """What protects a sealed vector, in words for a journal."""
+
+    @abstractmethod
+    def part_bytes(self, values: int) -> tuple[int, ...]:
+        """Lengths of the opaque parts of a vector of so many values."""
+
+    @abstractmethod
+    def seal(self, values: NDArray[np.int64]) -> SealedVector:
+        """A sealed vector of (n,) integers in [0, 2**value_bits).
+
+        Raises:
+            ValueRangeError: a value does not fit.
+        """
+
+    @abstractmethod
+    def open(self, vector: SealedVector) -> NDArray[np.int64]:
+        """(n,) sums in [0, 2**(value_bits + headroom_bits)).
+
+        Raises:
+            InvalidKeyError: this process holds no private key.
+            MalformedMessageError: what comes out is no sum of vectors of this suite.
+        """
+
+    def add(self, total: SealedVector | None, summand: SealedVector) -> SealedVector:
+        """The total with one more vector in it; ``None`` is a total of nothing.
+
+        Raises:
+            MalformedMessageError: a part of the summand cannot have been sealed under the key.
+            QuorumError: the total is full.
+        """
+        self._check(summand)
+        if total is None:
+            return summand
+        summands = total.summands + summand.summands
+        if summands > 2**self.headroom_bits:
+            raise QuorumError(f"more than {2**self.headroom_bits} summands do not fit a slot")
+        parts = self._add(total, summand)
+        return SealedVector(self.name, self.fingerprint, total.values, summands, parts)
+
+    def read(self, data: bytes, *, values: int) -> SealedVector:
+        """The sealed vector in some bytes from a peer.
+
+        Raises:
+            MalformedMessageError: it is no sealed vector of this suite and length.
+            KeyMismatchError: it is sealed under another key.
+        """
+        return SealedVector.from_bytes(data, self.expected(values))
+
+    def expected(self, values: int) -> Expected:
+        """What a vector of so many values looks like on the wire."""
+        return Expected(self.name, self.fingerprint, values, self.part_bytes(values))
+
+    @abstractmethod
+    def _check(self, vector: SealedVector) -> None: ...
+
+    @abstractmethod
+    def _add(self, total: SealedVector, summand: SealedVector) -> tuple[bytes, ...]: ...
+
+
+class PackedSuite(Suite):
+    """Every value in a slot of a Paillier ciphertext."""
+
+    name: ClassVar[str] = "packed"
+
+    def __init__(self, engine: Engine, *, value_bits: int, headroom_bits: int) -> None:
+        super().__init__(value_bits=value_bits, headroom_bits=headroom_bits)
+        self._engine = engine
+        self.layout = SlotLayout(value_bits, headroom_bits, engine.public.plaintext_bits)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the public key."""
+        return self._engine.public.fingerprint
+
+    @property
+    def protection(self) -> str:
+        """The scheme and the key's length."""
+        return f"Paillier, {self._engine.public.bits} bits"
+
+    def part_bytes(self, values: int) -> tuple[int, ...]:
+        """One part: the ciphertexts."""
+        return (self.layout.plaintexts(values) * self._engine.public.ciphertext_bytes,)
+
+    def seal(self, values: NDArray[np.int64]) -> SealedVector:
+        """A vector of ciphertexts, each with fresh randomness."""
+        ciphertexts = self._engine.encrypt(self.layout.pack(values))
+        return SealedVector(self.name, self.fingerprint, values.size, 1, (ciphertexts,))
+
+    def open(self, vector: SealedVector) -> NDArray[np.int64]:
+        """(n,) sums, decrypted and cut into slots."""
+        return self.layout.unpack(self._engine.decrypt(vector.parts[0]), vector.values)
+
+    def _check(self, vector: SealedVector) -> None:
+        self._engine.check(vector.parts[0])
+
+    def _add(self, total: SealedVector, summand: SealedVector) -> tuple[bytes, ...]:
+        return (self._engine.add(total.parts[0], summand.parts[0]),)
+
+
+class UnsafePlaintextSuite(Suite):
+    """The same integers in the clear, to compare with: it protects nothing."""
+
+    name: ClassVar[str] = "plaintext"
+    fingerprint: ClassVar[str] = "0" * 64
+    protection: ClassVar[str] = "none"
+
+    def part_bytes(self, values: int) -> tuple[int, ...]:
+        """One part: the integers."""
+        return (values * self._dtype.itemsize,)
+
+    def seal(self, values: NDArray[np.int64]) -> SealedVector:
+        """The integers themselves."""
+        if values.size and (values.min() < 0 or int(values.max()) >> self.value_bits):
+            raise ValueRangeError(f"a value does not fit into {self.value_bits} bits")
+        part = values.astype(self._dtype).tobytes()
+        return SealedVector(self.name, self.fingerprint, values.size, 1, (part,))
+
+    def open(self, vector: SealedVector) -> NDArray[np.int64]:
+        """(n,) sums."""
+        return np.frombuffer(vector.parts[0], self._dtype).astype(np.int64)
+
+    def _check(self, vector: SealedVector) -> None:
+        largest = 2 ** (self.value_bits + self.headroom_bits)
+        if (np.frombuffer(vector.parts[0], self._dtype) >= largest).any():
+            raise MalformedMessageError("a value lies beyond its slot")
+
+    def _add(self, total: SealedVector, summand: SealedVector) -> tuple[bytes, ...]:
+        left, right = (np.frombuffer(vector.parts[0], self._dtype) for vector in (total, summand))
+        return ((left + right).tobytes(),)
+
+    @property
+    def _dtype(self) -> np.dtype[np.unsignedinteger]:
+        return np.dtype("<u4" if self.value_bits + self.headroom_bits <= 32 else "<u8")

@@ -1,0 +1,91 @@
+"""What the coordinator keeps so that a study can go on after a crash: ciphertexts only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from ppfl.errors import RunError, StudyMismatchError
+
+_LONGEST_HEADER = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A study after ``round_number`` complete rounds.
+
+    ``enrolled`` and ``total`` are sealed vectors on the wire; ``total`` is empty before the first
+    round is complete. ``run`` names the run at the sites.
+    """
+
+    study: str
+    run: str
+    round_number: int
+    enrolled: bytes
+    total: bytes
+
+    def write(self, path: Path) -> None:
+        """Replace the checkpoint in a file, wholly or not at all.
+
+        Raises:
+            RunError: the disk is full, or the file cannot be written.
+        """
+        header = {
+            "version": 1,
+            **{k: v for k, v in asdict(self).items() if not isinstance(v, bytes)},
+            "enrolled_bytes": len(self.enrolled),
+            "total_bytes": len(self.total),
+            "sha256": hashlib.sha256(self.enrolled + self.total).hexdigest(),
+        }
+        temporary = path.with_suffix(".part")
+        try:
+            with temporary.open("wb") as file:
+                file.write(json.dumps(header).encode() + b"\n" + self.enrolled + self.total)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise RunError(f"{path}: the checkpoint cannot be written: {error.strerror}") from None
+
+    @classmethod
+    def read(cls, path: Path, *, study: str) -> Self:
+        """The checkpoint in a file.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+            StudyMismatchError: it belongs to another study.
+        """
+        try:
+            header, _, body = path.read_bytes().partition(b"\n")
+        except OSError:
+            raise RunError(f"{path}: no checkpoint to resume from") from None
+        try:
+            if len(header) > _LONGEST_HEADER:
+                raise ValueError
+            fields = json.loads(header)
+            enrolled_bytes, total_bytes = int(fields["enrolled_bytes"]), int(fields["total_bytes"])
+            if (
+                fields["version"] != 1
+                or len(body) != enrolled_bytes + total_bytes
+                or hashlib.sha256(body).hexdigest() != fields["sha256"]
+            ):
+                raise ValueError
+            checkpoint = cls(
+                study=str(fields["study"]),
+                run=str(fields["run"]),
+                round_number=int(fields["round_number"]),
+                enrolled=body[:enrolled_bytes],
+                total=body[enrolled_bytes:],
+            )
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{path}: the checkpoint is damaged") from None
+        if checkpoint.study != study:
+            raise StudyMismatchError(
+                f"{path}: the checkpoint belongs to another study",
+                hint="a changed study begins anew, in a new folder",
+            )
+        return checkpoint

@@ -1,0 +1,168 @@
+"""The vectors of a study: what lies in them, and the checks that opening a sum makes.
+
+Every vector ends in a tail of exact integers that binds it: a 1 (so that a sum tells how many
+sites are in it), the study, and the round. A sum of an earlier round, of another study, or of too
+few sites is recognised by whoever opens it, although the coordinator that sent it cannot be
+checked in any other way. The ranges of the quantizer travel in the tail too, so that a site needs
+no earlier model to open a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppfl.codec import (
+    WEIGHT_UNIT,
+    Integers,
+    Parameters,
+    Quantizer,
+    SealedVector,
+    Suite,
+    TailLayout,
+    ranges_of,
+)
+from ppfl.errors import (
+    ClippingError,
+    MalformedMessageError,
+    QuorumError,
+    StaleRoundError,
+    StudyMismatchError,
+)
+from ppfl.settings import Study
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the sites read in a sum.
+
+    ``sites`` is how many are in it, ``parameters`` their weighted average (empty for a vector
+    without parameters), ``integers`` the sums of the integers each of them put in.
+    """
+
+    sites: int
+    parameters: dict[str, NDArray[np.float32]]
+    integers: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """One site's vector, ready to be sent, and how many of its values had to be clipped."""
+
+    vector: SealedVector
+    clipped: int
+
+
+class VectorPlan:
+    """What lies where in one kind of vector of a study.
+
+    Args:
+        study: the study, whose fingerprint binds each vector.
+        parameters: shapes of the tensors that are averaged, in order; may be empty.
+        integers: shapes of the integers that are added, in order.
+    """
+
+    def __init__(self, study: Study, *, parameters: Shapes, integers: Shapes) -> None:
+        self._study = study
+        self._parameters = dict(parameters)
+        bound: dict[str, tuple[int, ...]] = {"sites": (), "study": (), "round": ()}
+        if parameters:
+            bound |= {"weight": (), "ranges": (len(parameters),)}
+        self._bound = bound
+        self._tail = TailLayout(bound | dict(integers), study.encryption.value_bits)
+
+    @property
+    def values(self) -> int:
+        """Integers in a vector."""
+        return self._quantizer(np.zeros(len(self._parameters), np.int64)).values + self._tail.values
+
+    def seal(
+        self,
+        suite: Suite,
+        *,
+        round_number: int,
+        integers: Integers,
+        parameters: Parameters | None = None,
+        model: Parameters | None = None,
+        weight: float = 1.0,
+    ) -> Sealed:
+        """One site's vector.
+
+        ``parameters`` are what its training ended with, ``model`` what it began with, from which
+        the ranges follow; ``weight`` in (0, 1] is the site's share of the average.
+
+        Raises:
+            ClippingError: more values are out of range than the study tolerates.
+            NotFiniteError: a parameter is NaN or infinite.
+            ValueRangeError: an integer is negative or too large.
+        """
+        bound: dict[str, int | NDArray[np.int64]] = {
+            "sites": 1,
+            "study": self._study_number,
+            "round": round_number,
+        }
+        values, clipped = np.empty(0, np.int64), 0
+        if parameters is not None and model is not None:
+            whole_weight = max(1, round(weight / WEIGHT_UNIT))
+            quantizer = self._quantizer(ranges_of(model))
+            quantized = quantizer.quantize(parameters, weight=whole_weight)
+            values, clipped = quantized.values, quantized.clipped
+            allowed = self._study.encryption.clipped_tolerance * values.size
+            if clipped > allowed:
+                raise ClippingError(
+                    f"round {round_number}: {clipped} of {values.size} values are out of range, "
+                    f"{int(allowed)} are tolerated",
+                    hint="parameters that grow this fast usually mean too high a learning_rate",
+                )
+            bound |= {"weight": whole_weight, "ranges": quantizer.ranges}
+        tail = self._tail.encode(
+            {name: np.asarray(value, np.int64) for name, value in bound.items()} | dict(integers)
+        )
+        return Sealed(suite.seal(np.concatenate([values, tail])), clipped)
+
+    def open(self, suite: Suite, vector: SealedVector, *, round_number: int) -> Opened:
+        """What a sum holds, after checking that it is a sum the study allows to be opened.
+
+        Raises:
+            QuorumError: it is a sum of fewer sites than the study demands, or of more than it has.
+            StaleRoundError: it is the sum of another round.
+            StudyMismatchError: it is a sum of another study.
+            MalformedMessageError: it is no sum of such vectors, or its sites disagree about ranges.
+        """
+        sums = suite.open(vector)
+        split = sums.size - self._tail.values
+        integers = self._tail.decode(sums[split:])
+        bound = {name: integers.pop(name) for name in self._bound}
+        sites = int(bound["sites"])
+        least, most = self._study.federation.minimum_sites, len(self._study.federation.sites)
+        if not least <= sites <= most:
+            raise QuorumError(
+                f"round {round_number}: a total of {sites} sites, {least} to {most} are allowed"
+            )
+        if int(bound["study"]) != sites * self._study_number:
+            raise StudyMismatchError(f"round {round_number}: a total of another study")
+        if int(bound["round"]) != sites * round_number:
+            raise StaleRoundError(f"the total is not the one of round {round_number}")
+        parameters: dict[str, NDArray[np.float32]] = {}
+        if self._parameters:
+            ranges, rest = np.divmod(bound["ranges"], sites)
+            if rest.any():
+                raise MalformedMessageError(
+                    f"round {round_number}: the sites in the total disagree about ranges"
+                )
+            parameters = self._quantizer(ranges).dequantize(
+                sums[:split], summands=sites, weight=int(bound["weight"])
+            )
+        return Opened(sites=sites, parameters=parameters, integers=integers)
+
+    @property
+    def _study_number(self) -> int:
+        return int(self._study.fingerprint()[:12], 16)
+
+    def _quantizer(self, ranges: NDArray[np.int64]) -> Quantizer:
+        return Quantizer(self._parameters, ranges, self._study.encryption.value_bits)

@@ -1,0 +1,74 @@
+"""What one hospital lays down for itself: the only place that paths come from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+import tomli_w
+from pydantic import Field, model_validator
+
+from ppfl.errors import SettingsError
+from ppfl.settings.study import Name, Section, read_settings
+
+PASSPHRASE_VARIABLE = "PPFL_PASSPHRASE"  # noqa: S105 - the variable's name
+
+
+class SiteFile(Section):
+    """A site file; relative paths are relative to the folder it lies in."""
+
+    version: Literal[1] = 1
+    name: Name
+    study: Path = Field(Path("study.toml"), description="this site's own copy of the study")
+    data: Path = Field(description="a folder of X-rays, or a table (CSV) that lists them")
+    key: Path | None = Field(None, description="private key file; none for unsafe_plaintext")
+    passphrase_file: Path | None = Field(
+        None, description=f"file with the key's passphrase; without it, ${PASSPHRASE_VARIABLE}"
+    )
+    work: Path = Field(Path("work"), description="folder for the cache, the journal and the model")
+    engine: Literal["gmp", "reference"] = "gmp"
+    threads: int = Field(0, ge=0, le=1024, description="cores to use; 0: all of them")
+
+    @model_validator(mode="after")
+    def _passphrase_has_a_key(self) -> Self:
+        if self.passphrase_file and not self.key:
+            raise ValueError("a passphrase_file without a key")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The site file at ``path``, its paths made absolute.
+
+        Raises:
+            SettingsError: the file is missing, is no TOML, or breaks a rule.
+        """
+        site = read_settings(path, cls)
+        base = path.resolve().parent
+        absolute = {
+            name: base / value
+            for name in ("study", "data", "key", "passphrase_file", "work")
+            if (value := getattr(site, name)) is not None
+        }
+        return site.model_copy(update=absolute)
+
+    def to_toml(self) -> str:
+        """The site file's text."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def passphrase(self) -> str:
+        """The private key's passphrase, without the line end that editors add.
+
+        Raises:
+            SettingsError: the file cannot be read, or there is neither a file nor the variable.
+        """
+        if self.passphrase_file is None:
+            if value := os.environ.get(PASSPHRASE_VARIABLE):
+                return value
+            raise SettingsError(
+                f"site {self.name}: no passphrase_file, and ${PASSPHRASE_VARIABLE} is not set"
+            )
+        try:
+            return self.passphrase_file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(f"{self.passphrase_file}: cannot be read") from None
