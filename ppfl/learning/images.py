@@ -1,0 +1,195 @@
+"""X-rays as arrays: any picture file in, square 8-bit grey out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ppfl.errors import DataError, UnreadableImageError
+from ppfl.learning.sources import ImageRecord
+
+# Pillow would hand an EPS file, whatever its name says, to Ghostscript.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_CACHE_VERSION = 1  # to be raised when the same file would give other pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images (n, size, size) in [0, 255] and their labels (n,), indices into the classes."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GreyImage:
+    """One upright 8-bit grey picture, and pillow's name for the pixels it was stored with."""
+
+    picture: Image.Image
+    stored_mode: str
+
+
+def load_images(
+    records: Sequence[ImageRecord],
+    *,
+    classes: Sequence[str],
+    size: int,
+    cache: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ImageSet:
+    """The records' images, ``size`` pixels square, in the order of the records.
+
+    ``cache`` is a folder in which the pixels are kept, for their owner's eyes only but in the
+    clear, until a file's size or time of change differs; they are then mapped, not read.
+    ``progress`` is called with the number of images done so far.
+
+    Raises:
+        UnreadableImageError: an image cannot be decoded; the message names the file.
+        DataError: a record's label is not among the classes, or the cache cannot be written.
+    """
+    index = {label: i for i, label in enumerate(classes)}
+    strange = next((record for record in records if record.label not in index), None)
+    if strange:
+        raise DataError(
+            f"{strange.path}: class {strange.label}, but the classes are {', '.join(classes)}"
+        )
+    labels = np.array([index[record.label] for record in records], dtype=np.int64)
+    kept = _cache_file(cache, records, size=size) if cache and records else None
+    images = _read_cache(kept, shape=(len(records), size, size)) if kept else None
+    if images is not None and progress:
+        progress(len(records))
+    if images is None:
+        images = _decode_all([record.path for record in records], size=size, progress=progress)
+        if kept:
+            _write_cache(kept, images)
+    return ImageSet(images, labels)
+
+
+def read_grey(path: Path, *, size: int | None = None) -> GreyImage:
+    """One image file as 8-bit grey, turned as its EXIF says; ``size`` pixels square if given.
+
+    Colours become luminance (ITU-R 601). Deeper grey is scaled by the bits that the file's
+    brightest pixel needs: 12-bit values fill [0, 255] although stored in 16 bits, and values that
+    fit 8 bits stay as they are. The sides are resized apart, as the published collections were
+    (299 × 299 from any shape): what a network sees of a chest is then always the whole of it.
+    Resizing is bilinear with antialiasing, torchvision's default.
+
+    Raises:
+        UnreadableImageError: the file is missing, damaged, of another kind, has pixels that are
+            negative or floating-point, or more of them than pillow deems safe.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise ValueError(f"{image.width} × {image.height} pixels, the limit is {limit}")
+            stored_mode = image.mode
+            grey = _grey(image)
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files.
+        raise UnreadableImageError(
+            f"{path}: not a readable image: {error}",
+            hint="`ppfl data check` lists every such file; take them out or export them anew",
+        ) from error
+    if size and grey.size != (size, size):
+        grey = grey.resize((size, size), Image.Resampling.BILINEAR)
+    return GreyImage(grey, stored_mode)
+
+
+def pixel_sums(images: ImageSet) -> tuple[int, int, int]:
+    """How many pixels there are, their sum, and the sum of their squares: exact integers."""
+    counts = np.zeros(256, dtype=np.int64)
+    for image in images.images:
+        counts += np.bincount(image.ravel(), minlength=256)
+    levels = np.arange(256, dtype=np.int64)
+    return int(counts.sum()), int(counts @ levels), int(counts @ levels**2)
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """The image upright and in mode L."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "L":
+        return upright
+    if upright.mode == "F":
+        raise ValueError("floating-point pixels, whose black and white are unknown")
+    if not upright.mode.startswith("I"):
+        # By way of RGBA, because pillow warns of palettes with transparency.
+        return (upright.convert("RGBA") if upright.mode == "P" else upright).convert("L")
+    levels = np.asarray(upright)
+    lowest, highest = int(levels.min()), int(levels.max())
+    if lowest < 0:
+        raise ValueError(f"pixels from {lowest}, below 0")
+    scale = 255 / (2 ** max(8, highest.bit_length()) - 1)
+    eight_bits = np.rint(levels * np.float32(scale)).astype(np.uint8)
+    # Pillow turns white-is-zero TIFFs round only when they have 8 bits.
+    if getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        eight_bits = 255 - eight_bits
+    return Image.fromarray(eight_bits)
+
+
+def _decode_all(
+    paths: Sequence[Path], *, size: int, progress: Callable[[int], None] | None
+) -> NDArray[np.uint8]:
+    images = np.empty((len(paths), size, size), dtype=np.uint8)
+
+    def decode(i: int) -> None:
+        images[i] = np.asarray(read_grey(paths[i], size=size).picture)
+
+    # Threads suffice: pillow lets go of the interpreter while it decodes and resizes.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(decode, range(len(paths))), start=1):
+            if progress:
+                progress(done)
+    return images
+
+
+def _cache_file(cache: Path, records: Sequence[ImageRecord], *, size: int) -> Path:
+    """The file that holds these images at this size, if they were decoded before."""
+    try:
+        stats = [record.path.stat() for record in records]
+    except OSError as error:
+        raise UnreadableImageError(f"{error.filename}: {error.strerror}") from None
+    files = [
+        [str(record.path), stat.st_size, stat.st_mtime_ns]
+        for record, stat in zip(records, stats, strict=True)
+    ]
+    text = json.dumps([_CACHE_VERSION, size, files])
+    return cache / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
+
+
+def _read_cache(kept: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The cached pixels, or nothing if there are none or the file is damaged."""
+    try:
+        # Copy on write: torch wants arrays it may write to, and the file must not change.
+        images = np.load(kept, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return images if images.shape == shape and images.dtype == np.uint8 else None
+
+
+def _write_cache(kept: Path, images: NDArray[np.uint8]) -> None:
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=kept.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, images)
+            os.replace(name, kept)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise DataError(
+            f"{kept.parent}: the image cache cannot be written: {error.strerror}",
+            hint="free some space, name another folder, or do without a cache",
+        ) from None

@@ -1,0 +1,276 @@
+"""Which X-rays a folder holds: their class, the patient they show, the hospital they come from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ppfl.errors import DataError
+
+_TABLES = ("manifest.csv", "index.csv")
+_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
+_MASKS = frozenset({"masks", "lung_masks", "infection_masks"})
+_SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
+_NO_CLASS = _SPLITS | {"images"}
+_CAUSE = re.compile(r"person\d+_(bacteria|virus)_\d+")
+_CAUSE_CLASS = {"bacteria": "Bacterial_Pneumonia", "virus": "Viral_Pneumonia"}
+_PATIENTS = (
+    ("kermany", re.compile(r"(person\d+)_(?:bacteria|virus)_\d+")),
+    ("kermany", re.compile(r"((?:NORMAL\d*-)?IM-\d+)(?:-\d+)+")),
+    ("phantom", re.compile(r"phantom_(p\w+)_\d+")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One X-ray: where it is and what is known of it.
+
+    ``group`` is a patient, or images so alike that they may show one patient: what must stay on
+    one side of a split. ``site`` is the hospital, or empty where no table says so.
+    """
+
+    path: Path
+    label: str
+    group: str
+    site: str = ""
+
+
+def read_records(folder: Path, *, classes: Sequence[str] = ()) -> list[ImageRecord]:
+    """The X-rays of a folder or CSV table, sorted by path, which is absolute.
+
+    A table is the CSV file itself, or ``manifest.csv`` or ``index.csv`` in the folder. It has the
+    columns path, label (or class), and may have group (or patient) and site; relative paths start
+    at the table. Without a table an image's class is the nearest folder above it that is not
+    ``images`` nor a ready-made split (train, test, val), which reads the COVID-19 Radiography
+    Database, Kermany's pneumonia set and any tree of one folder per class; folders of masks are
+    passed over. Ready-made splits do not count: ours go by patient.
+
+    Class names are the same if they differ only in case, spaces, hyphens and underscores. With
+    ``classes``, other classes are left out and labels are spelled as there; Kermany's PNEUMONIA
+    then becomes Bacterial_Pneumonia or Viral_Pneumonia if these are asked for.
+
+    A group that no table gives is the patient in a file name of Kermany's set, else the SHA-256
+    of the file, so that copies of one file at least stay together.
+
+    Raises:
+        DataError: the folder or a listed file is missing, the table lacks a column, lists a file
+            twice or one outside its folder, or there is no image of any class asked for. A class
+            that is merely absent is no error: a site need not have all.
+    """
+    folder = Path(os.path.abspath(folder))
+    spelling = {_key(name): name for name in classes}
+    if len(spelling) != len(classes):
+        raise DataError(f"two of the classes {', '.join(classes)} differ only in spelling")
+    table = _table_of(folder)
+    found = _read_table(table) if table else _read_tree(folder)
+    found = sorted(found, key=lambda entry: entry.path)
+    kept = []
+    for entry in found:
+        label = _spell(entry, spelling, closed=bool(classes))
+        if label:
+            kept.append((entry, label))
+    if not kept:
+        raise _nothing_found(table or folder, found, classes)
+    missing = [entry.path for entry, _ in kept if not entry.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{table or folder}: {len(missing)} of {len(kept)} images are missing, the first is "
+            f"{missing[0]}",
+            hint="copy the files to where the table says, or take their lines out",
+        )
+    return [
+        ImageRecord(entry.path, label, entry.group or _group_of(entry.path), entry.site)
+        for entry, label in kept
+    ]
+
+
+def layout_of(folder: Path) -> str:
+    """How a folder says what its images are, in a few words for people.
+
+    Raises:
+        DataError: there is no such folder or CSV table.
+    """
+    folder = Path(os.path.abspath(folder))
+    table = _table_of(folder)
+    if table:
+        return f"table {table.name}"
+    above = {
+        part.casefold()
+        for path in _image_files(folder)
+        for part in path.relative_to(folder).parts[:-1]
+    }
+    if above & _SPLITS:
+        return "one folder per class below train, test and val, as in Kermany's set"
+    if "images" in above:
+        return "images below each class, as in the COVID-19 Radiography Database"
+    return "one folder per class"
+
+
+def write_manifest(path: Path, records: Sequence[ImageRecord]) -> None:
+    """Write records as a CSV table that `read_records` reads back.
+
+    Columns path, label, group and site; paths are absolute, so the table may lie anywhere.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "group", "site"])
+            for record in records:
+                place = os.path.abspath(record.path)
+                writer.writerow([place, record.label, record.group, record.site])
+    except (OSError, UnicodeEncodeError) as error:
+        raise DataError(f"{path}: the manifest cannot be written: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An image as a table or tree names it; ``group`` and ``site`` may be empty."""
+
+    path: Path
+    label: str
+    cause: str = ""
+    group: str = ""
+    site: str = ""
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
+
+
+def _spell(entry: _Entry, spelling: dict[str, str], *, closed: bool) -> str:
+    """The entry's label as all others spell it, or empty if it is of no class asked for."""
+    if not closed:
+        return spelling.setdefault(_key(entry.label), entry.label)
+    return spelling.get(_key(entry.cause)) or spelling.get(_key(entry.label), "")
+
+
+def _table_of(folder: Path) -> Path | None:
+    if folder.is_file():
+        if folder.suffix.lower() != ".csv":
+            raise DataError(f"{folder}: neither a folder of images nor a CSV table of them")
+        return folder
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", hint="check the path, or mount the disk")
+    return next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+
+
+def _read_table(table: Path) -> list[_Entry]:
+    entries: dict[Path, _Entry] = {}
+    try:
+        # Excel begins its UTF-8 tables with a byte order mark.
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            label = _column(table, columns, "label", "class")
+            path = _column(table, columns, "path")
+            group = next((name for name in ("group", "patient") if name in columns), "group")
+            for row in reader:
+                where = f"{table}: line {reader.line_num}"
+                place = _place(table.parent, _cell(row, path), where=where)
+                if not _cell(row, label):
+                    raise DataError(f"{where}: the column {label} is empty")
+                if place in entries:
+                    raise DataError(f"{where}: {place} is listed a second time")
+                entries[place] = _Entry(
+                    place, _cell(row, label), group=_cell(row, group), site=_cell(row, "site")
+                )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: not a readable CSV table: {error}") from None
+    return list(entries.values())
+
+
+def _column(table: Path, columns: Sequence[str], *names: str) -> str:
+    for name in names:
+        if name in columns:
+            return name
+    raise DataError(
+        f"{table}: no column {' or '.join(names)} among {', '.join(columns) or 'none'}",
+        hint="the first line must be: path,label,group,site (group and site are optional)",
+    )
+
+
+def _cell(row: Mapping[str, str | None], column: str) -> str:
+    return (row.get(column) or "").strip()
+
+
+def _place(base: Path, text: str, *, where: str) -> Path:
+    """The absolute path that a table's cell means."""
+    if not text:
+        raise DataError(f"{where}: the column path is empty")
+    place = Path(os.path.normpath(base / text))
+    if not Path(text).is_absolute() and base not in place.parents:
+        raise DataError(
+            f"{where}: {text} leads out of the table's folder",
+            hint="write such a path in full, from / on",
+        )
+    return place
+
+
+def _read_tree(folder: Path) -> list[_Entry]:
+    entries = []
+    for path in _image_files(folder):
+        above = path.relative_to(folder).parts[:-1]
+        label = next((part for part in reversed(above) if part.casefold() not in _NO_CLASS), "")
+        cause = _CAUSE.fullmatch(path.stem)
+        if cause and _key(label) == "pneumonia":
+            entries.append(_Entry(path, label, cause=_CAUSE_CLASS[cause[1]]))
+        elif label:
+            entries.append(_Entry(path, label))
+    return entries
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """Every image below a folder, hidden files and masks passed over."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_cannot_list):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back up, or a second one to the same folder
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _is_aside(name))
+        for name in sorted(files):
+            if Path(name).suffix.lower() in _IMAGES and not name.startswith("."):
+                yield Path(place, name)
+
+
+def _is_aside(folder_name: str) -> bool:
+    return folder_name.startswith((".", "__MACOSX")) or _key(folder_name) in _MASKS
+
+
+def _cannot_list(error: OSError) -> None:
+    raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
+
+
+def _group_of(path: Path) -> str:
+    for collection, pattern in _PATIENTS:
+        match = pattern.fullmatch(path.stem)
+        if match:
+            return f"{collection}:{match[1]}"
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise DataError(f"{path}: the image cannot be read: {error.strerror}") from None
+
+
+def _nothing_found(where: Path, found: Sequence[_Entry], classes: Sequence[str]) -> DataError:
+    if found:
+        there = ", ".join(sorted({entry.label for entry in found})[:10])
+        return DataError(
+            f"{where}: no image of the classes {', '.join(classes)}; found {there}",
+            hint="name the folders, or the table's labels, as the study names its classes",
+        )
+    return DataError(
+        f"{where}: no image in a folder per class, nor one in a table",
+        hint="put the images into one folder per class, or list them in a manifest.csv",
+    )
