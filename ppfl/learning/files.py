@@ -1,0 +1,125 @@
+"""Files that hold a model's tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ppfl.errors import ModelError
+
+_ORDER = "ppfl_order"  # safetensors sorts its tensors; the digest and the layout need their order
+
+
+def save_model(
+    path: Path, parameters: Mapping[str, NDArray[np.float32]], *, metadata: Mapping[str, str]
+) -> None:
+    """Write parameters to a safetensors file that only its owner can read.
+
+    The file appears whole or not at all. ``metadata`` may use any key but ``ppfl_order``.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
+    tensors = {
+        name: np.asarray(array, dtype="<f4", order="C") for name, array in parameters.items()
+    }
+    header = {**metadata, _ORDER: json.dumps(list(parameters))}
+    try:
+        _write_private(path, safetensors.numpy.save(tensors, metadata=header))
+    except OSError as error:
+        raise ModelError(f"{path}: the model cannot be written: {error.strerror}") from None
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load_model(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+    """The parameters, in the order in which they were saved, and the metadata beside them.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not one of ``save_model``.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: not a readable model file: {error}") from None
+    try:
+        order = json.loads(metadata.pop(_ORDER, "null"))
+    except json.JSONDecodeError:
+        order = None
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(tensors):
+        raise ModelError(
+            f"{path}: the file does not tell the order of its tensors",
+            hint="only a model saved by ppfl can be loaded here",
+        )
+    for name, array in tensors.items():
+        if array.dtype != np.float32:
+            raise ModelError(f"{path}: {name}: expected float32, got {array.dtype}")
+    return {name: tensors[name] for name in order}, metadata
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of pretrained weights: ``.npz``, ``.safetensors``, ``.pth`` or ``.pt``.
+
+    Nothing in the file is executed: a pickle that holds more than tensors is refused.
+
+    Raises:
+        ModelError: the file is missing, damaged, of another kind, or no flat table of tensors.
+    """
+    try:
+        match path.suffix:
+            case ".npz":
+                # numpy leaves a file open that it cannot read, if it opened it itself.
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                    tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            case ".safetensors":
+                tensors = safetensors.torch.load_file(path)
+            case ".pth" | ".pt":
+                tensors = torch.load(path, map_location="cpu", weights_only=True)
+            case other:
+                raise ModelError(
+                    f"{path}: weights in a {other or 'nameless'} file cannot be read",
+                    hint="give a .npz, .safetensors, .pth or .pt file",
+                )
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{path}: not a readable file of weights: {reason}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ModelError(
+            f"{path}: expected a flat table of named tensors (a state dict), got something else",
+            hint="save model.state_dict() and nothing around it",
+        )
+    return tensors

@@ -1,0 +1,294 @@
+"""Figures of a model's quality, all from counts that add up.
+
+The counts of two sets of images, added, are the counts of their union, so that the federation's
+figures are those of the pooled images, exactly.
+
+[GPS17] Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks. ICML 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torchmetrics.classification import MulticlassAUROC
+
+from ppfl.errors import DataError, MalformedMessageError, ModelError, NotFiniteError
+from ppfl.learning.images import ImageSet
+from ppfl.learning.models import network_input
+
+_THRESHOLDS = 200
+_CONFIDENCE_BINS = 15
+_FRACTION = 2**20  # a sum of floats would depend on its order, one of integers does not
+_HIGHEST_LOSS = 32.0  # nats; what an image can add to the sum is bounded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluationCounts:
+    """What a model did on a set of images, as int64 arrays, none negative, for C classes.
+
+    - ``confusion`` (C, C): images by true and predicted class.
+    - ``scores`` (C, 2, 200): for each class a histogram of its probability, of the images of other
+      classes first, then of its own. Bin i reaches from the i-th of 200 thresholds
+      ``torch.linspace(0, 1, 200)`` to the next, as torchmetrics bins them.
+    - ``calibration`` (15, 3): by 15 equal bins of the highest probability: images, of these
+      classified correctly, and the sum of that probability in units of 2**-20.
+    - ``loss`` (): the sum of cross-entropies, each at most 32 nats, in units of 2**-20.
+    - ``brier`` (): the sum of squared errors of all probabilities, in units of 2**-20.
+
+    One image adds at most 2**25 to any number.
+
+    Raises:
+        MalformedMessageError: shapes or types differ, a number is negative, or two arrays count
+            different numbers of images.
+    """
+
+    confusion: NDArray[np.int64]
+    scores: NDArray[np.int64]
+    calibration: NDArray[np.int64]
+    loss: NDArray[np.int64]
+    brier: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        classes = self.confusion.shape[0] if self.confusion.ndim else 0
+        for name, shape in _shapes(classes).items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != np.int64:
+                raise MalformedMessageError(
+                    f"{name}: expected int64 of shape {shape}, got {array.dtype} of {array.shape}"
+                )
+            if (array < 0).any():
+                raise MalformedMessageError(f"{name}: a count is negative")
+        images = self.confusion.sum()
+        if self.calibration[:, 0].sum() != images or (self.scores.sum(axis=(1, 2)) != images).any():
+            raise MalformedMessageError("the counts are not of one set of images")
+
+    @classmethod
+    def empty(cls, classes: int) -> Self:
+        """The counts of no images."""
+        return cls(**{name: np.zeros(s, np.int64) for name, s in _shapes(classes).items()})
+
+    @classmethod
+    def from_predictions(
+        cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> Self:
+        """The counts of images with these probabilities (n, C) and true classes (n,).
+
+        Raises:
+            DataError: a label is no class.
+        """
+        images, classes = probabilities.shape
+        if images and (labels.min() < 0 or labels.max() >= classes):
+            raise DataError(f"a label is outside [0, {classes})")
+        truth = labels[:, None] == np.arange(classes)
+        predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+
+        confusion = np.zeros((classes, classes), np.int64)
+        np.add.at(confusion, (labels, predicted), 1)
+
+        scores = np.zeros((classes, 2, _THRESHOLDS), np.int64)
+        bins = _bins(probabilities, _THRESHOLDS)
+        np.add.at(scores, (np.arange(classes), truth.astype(np.int64), bins), 1)
+
+        # The last bin holds its upper end too, where torchmetrics opens another one for it.
+        calibration = np.zeros((_CONFIDENCE_BINS, 3), np.int64)
+        bins = np.minimum(_bins(confidence, _CONFIDENCE_BINS + 1), _CONFIDENCE_BINS - 1)
+        row = np.stack([np.ones_like(labels), predicted == labels, _fixed(confidence)], axis=1)
+        np.add.at(calibration, bins, row)
+
+        own = np.maximum(probabilities[truth].astype(np.float64), math.exp(-_HIGHEST_LOSS))
+        squares = np.square(probabilities.astype(np.float64) - truth).sum(axis=1)
+        return cls(
+            confusion=confusion,
+            scores=scores,
+            calibration=calibration,
+            loss=np.asarray(_fixed(-np.log(own)).sum()),
+            brier=np.asarray(_fixed(squares).sum()),
+        )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.int64]]) -> Self:
+        """The counts that ``as_arrays`` told.
+
+        Raises:
+            MalformedMessageError: they are not the counts of one set of images.
+        """
+        names = [field.name for field in fields(cls)]
+        if sorted(arrays) != sorted(names):
+            raise MalformedMessageError(f"expected counts {names}, got {sorted(arrays)}")
+        return cls(**arrays)
+
+    def as_arrays(self) -> dict[str, NDArray[np.int64]]:
+        """The arrays by name, in a fixed order; their shapes depend on the classes alone."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __add__(self, other: Self) -> Self:
+        theirs = other.as_arrays()
+        return type(self)(**{n: np.asarray(a + theirs[n]) for n, a in self.as_arrays().items()})
+
+
+def _shapes(classes: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "confusion": (classes, classes),
+        "scores": (classes, 2, _THRESHOLDS),
+        "calibration": (_CONFIDENCE_BINS, 3),
+        "loss": (),
+        "brier": (),
+    }
+
+
+def _bins(values: NDArray[np.float32], thresholds: int) -> NDArray[np.int64]:
+    """For each value how many of the even thresholds from 0 to 1 it reaches, less one."""
+    edges = torch.linspace(0, 1, thresholds).numpy()  # torchmetrics' own, to the last bit
+    return np.searchsorted(edges, values, side="right") - 1
+
+
+def _fixed(values: NDArray[Any]) -> NDArray[np.int64]:
+    return np.rint(values.astype(np.float64) * _FRACTION).astype(np.int64)
+
+
+def evaluate(
+    model: nn.Module,
+    data: ImageSet,
+    *,
+    classes: int,
+    normalisation: tuple[float, float],
+    batch_size: int = 64,
+) -> EvaluationCounts:
+    """The counts of the model on the images, of which there may be none.
+
+    Raises:
+        DataError: a label is no class.
+        ModelError: the model has another number of classes.
+        NotFiniteError: the model answers with NaN or infinity.
+    """
+    if len(data.labels) == 0:
+        return EvaluationCounts.empty(classes)
+    probabilities = predict(model, data.images, normalisation=normalisation, batch_size=batch_size)
+    if probabilities.shape[1] != classes:
+        raise ModelError(f"expected a model of {classes} classes, got {probabilities.shape[1]}")
+    return EvaluationCounts.from_predictions(probabilities, data.labels)
+
+
+def predict(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    *,
+    normalisation: tuple[float, float],
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """Probabilities (n, C) for 8-bit grey images (n, h, w); the model is left in evaluation mode.
+
+    Raises:
+        NotFiniteError: the model answers with NaN or infinity.
+    """
+    model.to(memory_format=torch.channels_last).eval()
+    answers = []
+    with torch.inference_mode():
+        for start in range(0, max(len(images), 1), batch_size):
+            pixels = torch.tensor(images[start : start + batch_size]).unsqueeze(1).float().div_(255)
+            answers.append(model(network_input(pixels, normalisation)).softmax(dim=1))
+    probabilities: NDArray[np.float32] = torch.cat(answers).numpy()
+    if not np.isfinite(probabilities).all():
+        raise NotFiniteError("the model answers with NaN or infinity")
+    return probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """One class against the rest; NaN where no image, or every image, is of the class.
+
+    ``auroc`` takes scores in one bin for equal. A model so sure that most scores share the first
+    or last bin gets too low an area: by 0.005 after a short fine-tuning, by 0.02 and more if surer.
+    """
+
+    auroc: float
+    sensitivity: float
+    specificity: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """How well a model does on a set of images; NaN where the images cannot tell.
+
+    Shares lie in [0, 1]. ``balanced_accuracy`` (the mean sensitivity) and ``macro_auroc`` leave out
+    classes without images. ``ece`` is the expected calibration error over 15 bins [GPS17],
+    ``brier`` lies in [0, 2], ``loss`` is the mean cross-entropy in nats. ``confusion`` is by true,
+    then by predicted class.
+    """
+
+    images: int
+    accuracy: float
+    balanced_accuracy: float
+    macro_auroc: float
+    classes: dict[str, ClassMetrics]
+    ece: float
+    brier: float
+    loss: float
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures ready for JSON: plain tables and lists, ``None`` for NaN."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def compute_metrics(counts: EvaluationCounts, class_names: Sequence[str]) -> Metrics:
+    """The figures that follow from the counts; ``class_names`` are those of the C classes."""
+    confusion = counts.confusion
+    images, own, hits = confusion.sum(), confusion.sum(axis=1), confusion.diagonal()
+    others = images - own
+    auroc = np.where((own > 0) & (others > 0), _auroc(counts.scores), np.nan)
+    sensitivity = _share(hits, own)
+    specificity = _share(others - (confusion.sum(axis=0) - hits), others)
+    table = zip(class_names, auroc, sensitivity, specificity, own, strict=True)
+    off = np.abs(counts.calibration[:, 1] - counts.calibration[:, 2] / _FRACTION).sum()
+    return Metrics(
+        images=int(images),
+        accuracy=float(_share(hits.sum(), images)),
+        balanced_accuracy=_mean(sensitivity),
+        macro_auroc=_mean(auroc),
+        classes={n: ClassMetrics(float(a), float(t), float(f), int(i)) for n, a, t, f, i in table},
+        ece=float(_share(off, images)),
+        brier=float(_share(counts.brier / _FRACTION, images)),
+        loss=float(_share(counts.loss / _FRACTION, images)),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+def _auroc(scores: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The area under each class's ROC curve, by torchmetrics from the counts it keeps itself."""
+    classes = len(scores)
+    metric = MulticlassAUROC(classes, average=None, thresholds=_THRESHOLDS)
+    metric.update(torch.empty(0, classes), torch.empty(0, dtype=torch.long))
+    reached = scores[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
+    missed = scores.sum(axis=2, keepdims=True) - reached
+    state = np.stack([missed, reached], axis=3).transpose(2, 0, 1, 3)
+    metric.confmat += torch.from_numpy(np.ascontiguousarray(state))
+    areas: list[float] = metric.compute().tolist()
+    return np.array(areas)
+
+
+def _share(part: Any, whole: Any) -> NDArray[np.float64]:
+    nothing = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
+    return nothing
+
+
+def _mean(figures: NDArray[np.float64]) -> float:
+    known = figures[~np.isnan(figures)]
+    return float(known.mean()) if known.size else math.nan

@@ -1,0 +1,190 @@
+"""The network, and its parameters as named arrays.
+
+[LJZ21] Li, Jiang, Zhang, Kamp, Dou: FedBN: Federated learning on non-IID features via local batch
+normalization. ICLR 2021.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights, list_models
+
+from ppfl.errors import ModelError, NotFiniteError
+from ppfl.learning.files import read_tensors
+
+_AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # second outputs that build_model leaves out
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # as in torchvision's files
+
+
+def build_model(architecture: str, *, classes: int, seed: int) -> nn.Module:
+    """A classifier of ``torchvision.models`` with random weights, the same for the same seed.
+
+    Input (n, 3, h, w), output (n, classes) logits, also where torchvision would add auxiliary
+    outputs. torch's global random state is left as it was.
+
+    Raises:
+        ModelError: torchvision has no classifier of that name.
+    """
+    names = list_models(module=torchvision.models)
+    if architecture not in names:
+        close = difflib.get_close_matches(architecture, names)
+        raise ModelError(
+            f"torchvision has no classifier called {architecture!r}",
+            hint=f"did you mean {' or '.join(close)}?"
+            if close
+            else "see torchvision's documentation for the names of its classifiers",
+        )
+    options: dict[str, bool] = {}
+    if architecture in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": True}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
+    return model
+
+
+def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str) -> list[str]:
+    """The names of the tensors left at their start after ImageNet weights went into the model.
+
+    Only tensors of the last layer can be left, because their number of classes differs. The weights
+    come from a file (see ``read_tensors``), or, without one, from torchvision's site.
+
+    Raises:
+        ModelError: the weights cannot be had, or do not fit: a tensor is missing, unknown or of
+            another shape. The model is then unchanged.
+        NotFiniteError: a tensor holds NaN or infinity. The model is then unchanged.
+    """
+    where = f"torchvision's weights of {architecture}" if source is None else str(source)
+    tensors = _download(architecture) if source is None else read_tensors(source)
+    found = {
+        _OLD_DENSENET.sub(r"\1\2.", name): tensor
+        for name, tensor in tensors.items()
+        if not _AUXILIARY.match(name)
+    }
+    state = model.state_dict()
+    unknown = [n for n in found if n not in state and not n.endswith("num_batches_tracked")]
+    if unknown:
+        raise ModelError(f"{where}: {unknown[0]}: the model has no such tensor")
+    own, last = _floating(state), _last_layer(model)
+    left = []
+    for name, tensor in own.items():
+        if name not in found:
+            raise ModelError(f"{where}: {name}: missing")
+        expected, got = tuple(tensor.shape), tuple(found[name].shape)
+        if expected != got and name.startswith(last) and expected[1:] == got[1:]:
+            left.append(name)
+        elif expected != got:
+            raise ModelError(f"{where}: {name}: expected shape {expected}, got {got}")
+        elif not bool(found[name].isfinite().all()):
+            raise NotFiniteError(f"{where}: {name}: NaN or infinity")
+    for name in own.keys() - set(left):
+        own[name].copy_(found[name])
+    return left
+
+
+def _download(architecture: str) -> dict[str, Tensor]:
+    try:
+        weights = get_model_weights(architecture).DEFAULT
+        tensors: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"torchvision's weights of {architecture} cannot be downloaded: {error}",
+            hint="give a file that holds the weights, copied from a machine with access",
+        ) from None
+    return tensors
+
+
+def _last_layer(model: nn.Module) -> str:
+    """The prefix of its tensors' names; SqueezeNet alone ends in a convolution."""
+    layers = (nn.Linear, nn.Conv2d)
+    names: list[str] = [n for n, module in model.named_modules() if isinstance(module, layers)]
+    return f"{names[-1]}."
+
+
+def get_parameters(
+    model: nn.Module, *, batch_norm: Literal["average", "local"]
+) -> dict[str, NDArray[np.float32]]:
+    """Copies of the model's floating-point tensors, in state-dict order.
+
+    The running statistics of batch norm are among them, its counters are not. With ``local``
+    nothing of a batch-norm layer is [LJZ21].
+    """
+    left_out = tuple(batch_norm_layers(model)) if batch_norm == "local" else ()
+    return {
+        name: np.array(tensor.cpu().numpy(), dtype=np.float32, order="C")
+        for name, tensor in _floating(model.state_dict()).items()
+        if not name.startswith(left_out)
+    }
+
+
+def _floating(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+
+
+def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's batch-norm layers by the prefix of their tensors' names, with its final dot."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return {
+        f"{name}.": module for name, module in model.named_modules() if isinstance(module, kinds)
+    }
+
+
+def set_parameters(model: nn.Module, parameters: Mapping[str, NDArray[np.float32]]) -> None:
+    """Put parameters into the model: all of ``get_parameters``, or all but batch norm.
+
+    Raises:
+        ModelError: names, their order, shapes or types differ. The model is then unchanged.
+        NotFiniteError: a tensor holds NaN or infinity. The model is then unchanged.
+    """
+    own = _floating(model.state_dict())
+    without = [name for name in own if not name.startswith(tuple(batch_norm_layers(model)))]
+    names = without if len(parameters) == len(without) else list(own)
+    for expected, got in itertools.zip_longest(names, parameters):
+        if expected != got:
+            raise ModelError(f"expected tensor {expected or 'end'}, got {got or 'end'}")
+    for name, array in parameters.items():
+        shape = tuple(own[name].shape)
+        if array.shape != shape or array.dtype != np.float32:
+            raise ModelError(
+                f"{name}: expected float32 of shape {shape}, got {array.dtype} of {array.shape}"
+            )
+        if not np.isfinite(array).all():
+            raise NotFiniteError(f"{name}: NaN or infinity")
+    for name, array in parameters.items():
+        own[name].copy_(torch.tensor(array))
+
+
+def parameters_sha256(parameters: Mapping[str, NDArray[np.float32]]) -> str:
+    """SHA-256 in hexadecimal over the parameters in their order.
+
+    For each tensor: the JSON of ``[name, shape]``, a line feed, the values as little-endian
+    float32 in C order. Any change of a name, a shape, the order or one bit changes the digest.
+    """
+    digest = hashlib.sha256()
+    for name, array in parameters.items():
+        digest.update(json.dumps([name, list(array.shape)]).encode() + b"\n")
+        digest.update(np.asarray(array, dtype="<f4", order="C").tobytes())
+    return digest.hexdigest()
+
+
+def network_input(pixels: Tensor, normalisation: tuple[float, float]) -> Tensor:
+    """Normalised images (n, 3, h, w) in channels-last order from grey ones (n, 1, h, w).
+
+    ``pixels`` lie in [0, 1], as do the mean and the standard deviation of ``normalisation``.
+    """
+    mean, deviation = normalisation
+    grey = (pixels - mean) / deviation
+    return grey.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,178 @@
+"""Training at one site between two sums."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ppfl.errors import DataError, NotFiniteError, RoundError
+from ppfl.learning.augment import augment
+from ppfl.learning.images import ImageSet
+from ppfl.learning.models import batch_norm_layers, network_input
+from ppfl.settings import TrainingOptions
+
+_HIGHEST_CLASS_WEIGHT = 20.0  # over that of the commonest class: one image must not rule a site
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What one round of training came to.
+
+    ``loss`` is the mean over the images of the last epoch, in nats; ``images`` is the site's number
+    of images, each seen once an epoch; ``seconds`` is wall time.
+    """
+
+    loss: float
+    steps: int
+    images: int
+    seconds: float
+
+
+def train_locally(
+    model: nn.Module,
+    data: ImageSet,
+    options: TrainingOptions,
+    *,
+    classes: int,
+    normalisation: tuple[float, float],
+    round_number: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    deadline_s: float | None = None,
+) -> TrainingResult:
+    """Train the model in place for ``options.local_epochs`` and say how it went.
+
+    A site keeps no state between rounds: the rate depends on the round alone, AdamW's moments start
+    at zero. The same arguments on the same number of threads give the same parameters, bit for bit.
+
+    A site with a single image trains with the global statistics of batch norm and leaves them as
+    they are, since one image has no variance.
+
+    Args:
+        model: from ``build_model``; it is left in training mode.
+        data: the site's images, at least one, and labels in [0, classes).
+        options: the study's.
+        classes: number of classes.
+        normalisation: mean and standard deviation of a pixel in [0, 1].
+        round_number: in [1, options.rounds].
+        seed: where the order of images, their augmentation and dropout begin.
+        progress: told the steps done and the steps in all, after each step.
+        deadline_s: seconds from now after which to give up, looked at before each step.
+
+    Raises:
+        DataError: no images, or a label that is no class.
+        RoundError: the deadline has passed, or the study has no such round.
+        NotFiniteError: the loss became NaN or infinite.
+    """
+    started = time.monotonic()
+    images = len(data.labels)
+    if images == 0:
+        raise DataError("no images to train on")
+    if data.labels.min() < 0 or data.labels.max() >= classes:
+        raise DataError(f"a label is outside [0, {classes})")
+    if not 1 <= round_number <= options.rounds:
+        raise RoundError(f"round {round_number} of a study that has {options.rounds}")
+    start = int(np.random.SeedSequence((seed, round_number)).generate_state(1, np.uint64)[0])
+    generator = torch.Generator().manual_seed(start)
+    weights = _class_weights(data.labels, classes, weighted=options.class_weighting)
+    optimiser = torch.optim.AdamW(_parameter_groups(model, options.weight_decay))
+    model.to(memory_format=torch.channels_last).train()
+    if images == 1:
+        for layer in batch_norm_layers(model).values():
+            layer.eval()
+    batches_an_epoch = len(_cuts(images, options.batch_size)) + 1
+    steps = batches_an_epoch * options.local_epochs
+    losses: list[float] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(start)  # dropout knows no other generator
+        for step, chosen in enumerate(_batches(images, options, generator)):
+            if deadline_s is not None and time.monotonic() - started > deadline_s:
+                raise RoundError(
+                    f"round {round_number}: {deadline_s:g} s were over after {step} of {steps} "
+                    "training steps",
+                    hint="a longer deadline_s, fewer local_epochs or a faster machine",
+                )
+            # The middle of a step, so that neither the first nor the last is taken at rate 0.
+            done = (round_number - 1 + (step + 0.5) / steps) / options.rounds
+            rate = learning_rate_at(done, options)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            pixels = torch.from_numpy(data.images[chosen]).unsqueeze(1).float().div_(255)
+            if options.augmentation:
+                pixels = augment(pixels, generator)
+            labels = torch.from_numpy(data.labels[chosen])
+            each = functional.cross_entropy(
+                model(network_input(pixels, normalisation)),
+                labels,
+                label_smoothing=options.label_smoothing,
+                reduction="none",
+            )
+            loss = (each * weights[labels]).mean()
+            losses.append(loss.item() * len(chosen))
+            if not math.isfinite(losses[-1]):
+                raise NotFiniteError(
+                    f"round {round_number}: the loss became NaN or infinite in step {step + 1}",
+                    hint="a lower learning_rate; or check the images' normalisation",
+                )
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            if progress is not None:
+                progress(step + 1, steps)
+    return TrainingResult(
+        loss=sum(losses[-batches_an_epoch:]) / images,
+        steps=steps,
+        images=images,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _batches(
+    images: int, options: TrainingOptions, generator: torch.Generator
+) -> Iterator[NDArray[np.int64]]:
+    for _ in range(options.local_epochs):
+        order = torch.randperm(images, generator=generator).numpy()
+        yield from np.split(order, _cuts(images, options.batch_size))
+
+
+def _cuts(images: int, batch_size: int) -> list[int]:
+    """Where an epoch is cut into batches; a single image left over joins the batch before it."""
+    cuts = list(range(batch_size, images, batch_size))
+    return cuts[:-1] if images % batch_size == 1 else cuts
+
+
+def learning_rate_at(progress: float, options: TrainingOptions) -> float:
+    """The learning rate after a share of the whole study, ``progress`` in [0, 1].
+
+    It rises in a line from 0 over ``options.warmup``, then falls along a cosine to 0 at the end.
+    """
+    if progress < options.warmup:
+        return options.learning_rate * progress / options.warmup
+    falling = (progress - options.warmup) / (1 - options.warmup)
+    return options.learning_rate * (1 + math.cos(math.pi * falling)) / 2
+
+
+def _class_weights(labels: NDArray[np.int64], classes: int, *, weighted: bool) -> Tensor:
+    """What an image of each class counts in the loss, with a mean of 1 over the site's images."""
+    if not weighted:
+        return torch.ones(classes)
+    counts = np.bincount(labels, minlength=classes)
+    weights = 1 / np.maximum(counts, counts.max() / _HIGHEST_CLASS_WEIGHT)
+    return torch.tensor(weights / weights[labels].mean(), dtype=torch.float32)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Biases and the scales of norms, which are the vectors, do not decay."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
