@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,14 +18,13 @@ _LONGEST_HEADER = 4096
 class Checkpoint:
     """A study after ``round_number`` complete rounds.
 
-    ``enrolled`` and ``total`` are sealed vectors on the wire; ``total`` is empty before the first
-    round is complete. ``run`` names the run at the sites.
+    ``total`` is the last round's sum, a sealed vector on the wire; ``run`` names the run at the
+    sites.
     """
 
     study: str
     run: str
     round_number: int
-    enrolled: bytes
     total: bytes
 
     def write(self, path: Path) -> None:
@@ -36,15 +35,15 @@ class Checkpoint:
         """
         header = {
             "version": 1,
-            **{k: v for k, v in asdict(self).items() if not isinstance(v, bytes)},
-            "enrolled_bytes": len(self.enrolled),
-            "total_bytes": len(self.total),
-            "sha256": hashlib.sha256(self.enrolled + self.total).hexdigest(),
+            "study": self.study,
+            "run": self.run,
+            "round_number": self.round_number,
+            "sha256": hashlib.sha256(self.total).hexdigest(),
         }
         temporary = path.with_suffix(".part")
         try:
             with temporary.open("wb") as file:
-                file.write(json.dumps(header).encode() + b"\n" + self.enrolled + self.total)
+                file.write(json.dumps(header).encode() + b"\n" + self.total)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -60,26 +59,20 @@ class Checkpoint:
             StudyMismatchError: it belongs to another study.
         """
         try:
-            header, _, body = path.read_bytes().partition(b"\n")
+            header, _, total = path.read_bytes().partition(b"\n")
         except OSError:
             raise RunError(f"{path}: no checkpoint to resume from") from None
         try:
             if len(header) > _LONGEST_HEADER:
                 raise ValueError
             fields = json.loads(header)
-            enrolled_bytes, total_bytes = int(fields["enrolled_bytes"]), int(fields["total_bytes"])
-            if (
-                fields["version"] != 1
-                or len(body) != enrolled_bytes + total_bytes
-                or hashlib.sha256(body).hexdigest() != fields["sha256"]
-            ):
+            if fields["version"] != 1 or hashlib.sha256(total).hexdigest() != fields["sha256"]:
                 raise ValueError
             checkpoint = cls(
                 study=str(fields["study"]),
                 run=str(fields["run"]),
                 round_number=int(fields["round_number"]),
-                enrolled=body[:enrolled_bytes],
-                total=body[enrolled_bytes:],
+                total=total,
             )
         except (ValueError, KeyError, TypeError):
             raise RunError(f"{path}: the checkpoint is damaged") from None

@@ -35,7 +35,6 @@ class StudyStarted(Event):
     protection: str
     key_fingerprint: str
     key_bits: int
-    engine: str
     sites: tuple[str, ...]
     minimum_sites: int
     deadline_s: float

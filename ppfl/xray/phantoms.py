@@ -212,7 +212,8 @@ class _Lung:
         depth = lesion.uniform(0.16, 0.6)
         rise = lesion.uniform(0.15, 0.3)
         level = self.dome + self.drop * 0.6 - depth - rise * np.clip(across / self.outer, 0, 1) ** 4
-        return np.clip((y - level) / 0.06, 0, 1)
+        share: _Field = np.clip((y - level) / 0.06, 0, 1)
+        return share
 
     def nodules(self, x: _Field, y: _Field, lesion: Generator) -> _Field:
         """The density of one to four balls within the lung."""
@@ -232,7 +233,8 @@ class _Lung:
         cy = self.apex + lesion.uniform(0.3, 0.85) * (self.dome - self.apex)
         u, v = (x - cx) / lesion.uniform(0.28, 0.42), (y - cy) / lesion.uniform(0.28, 0.5)
         cloud = np.clip(0.8 + 0.5 * _cloud(x.shape[0], 24, lesion), 0, 2)
-        return lesion.uniform(0.5, 0.75) * np.exp(-(u**2) - v**2) * cloud
+        patch: _Field = lesion.uniform(0.5, 0.75) * np.exp(-(u**2) - v**2) * cloud
+        return patch
 
 
 def _pose(size: int, view: Generator) -> tuple[_Field, _Field]:
@@ -271,7 +273,8 @@ def _heart(x: _Field, y: _Field, body: Generator) -> _Field:
     atrium = _ball(x, y, -0.03, 0.24, 0.19 * big, 0.26)
     aorta = _ball(x, y, 0.07, -0.27, 0.12 * big, 0.14)
     artery = _ball(x, y, 0.08, -0.06, 0.15, 0.18)
-    return np.maximum.reduce((ventricles, atrium, aorta, artery))
+    heart: _Field = np.maximum.reduce((ventricles, atrium, aorta, artery))
+    return heart
 
 
 def _bones(x: _Field, y: _Field, body: Generator, right: _Lung, left: _Lung) -> _Field:
@@ -285,7 +288,7 @@ def _bones(x: _Field, y: _Field, body: Generator, right: _Lung, left: _Lung) -> 
     spacing, fall = body.uniform(0.135, 0.175), body.uniform(0.16, 0.28)
     behind = (y - fall * r**2.2 + 0.05 * np.sin(3 * r)) / spacing + body.random()
     before = (y + 0.3 * r + 0.1 * r**2) / (1.15 * spacing) + body.random()
-    density = 0.11 * _bands(behind) * cage * (0.7 + 0.9 * r**6) * np.clip(a / 0.12, 0, 1)
+    density: _Field = 0.11 * _bands(behind) * cage * (0.7 + 0.9 * r**6) * np.clip(a / 0.12, 0, 1)
     density += 0.06 * _bands(before) * cage * np.clip((r - 0.35) / 0.3, 0, 1)
     density += 0.1 * _rounded(0.085 - a, 0.03) * (1 + 0.5 * np.cos(8 * y / spacing))
     windpipe = _rounded(0.04 - np.abs(x + 0.01), 0.04) * np.clip((-0.2 - y) / 0.15, 0, 1)
@@ -309,7 +312,8 @@ def _vessels(x: _Field, y: _Field, body: Generator, lung: _Lung) -> _Field:
     twigs = np.clip(np.cos(many * turn + 9 * distance), 0, 1) ** 6
     tree = trunks * np.exp(-distance / 0.2) + 0.5 * twigs * np.exp(-distance / 0.35)
     hilum = np.exp(-((distance / 0.13) ** 2))
-    return 0.35 * hilum + 0.3 * (1 - hilum) * tree + 0.05 * _cloud(x.shape[0], 40, body)
+    density: _Field = 0.35 * hilum + 0.3 * (1 - hilum) * tree
+    return density + 0.05 * _cloud(x.shape[0], 40, body)
 
 
 def _expose(density: _Field, view: Generator, scanner: Scanner) -> NDArray[np.uint8]:
@@ -323,7 +327,8 @@ def _expose(density: _Field, view: Generator, scanner: Scanner) -> NDArray[np.ui
     grey = grey**scanner.gamma + scanner.brightness
     grey *= 1 - scanner.vignetting * (line**2 + line[:, None] ** 2) / 2
     grey = 255 * grey + view.normal(0, scanner.noise, (size, size))
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    return picture
 
 
 def _stamp(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -338,7 +343,8 @@ def _stamp(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _rounded(depth: _Field, width: float) -> _Field:
     """The thickness, [0, 1], of a solid with a round edge of ``width``, at a depth below it."""
     t = np.clip(depth / width, 0, 1)
-    return np.sqrt(t * (2 - t))
+    thickness: _Field = np.sqrt(t * (2 - t))
+    return thickness
 
 
 def _ball(
@@ -354,7 +360,8 @@ def _ball(
 def _bands(phase: _Field) -> _Field:
     """Bands, [0, 1], one a unit of phase, with brighter borders as bones have."""
     wave = np.cos(2 * np.pi * phase)
-    return np.clip(0.5 + 2 * wave, 0, 1) * (1 - 0.35 * np.clip(wave, 0, 1) ** 2)
+    bands: _Field = np.clip(0.5 + 2 * wave, 0, 1) * (1 - 0.35 * np.clip(wave, 0, 1) ** 2)
+    return bands
 
 
 def _blurred(field: _Field, sigma: float) -> _Field:
@@ -376,4 +383,5 @@ def _cloud(size: int, cells: int, generator: Generator) -> _Field:
     between = np.exp(-(nearness**2) / 2)
     between /= between.sum(1, keepdims=True)
     # not the faster @: BLAS would start threads, which is slower on busy machines
-    return np.einsum("ik,jk->ij", np.einsum("ik,kl->il", between, grains), between)
+    cloud: _Field = np.einsum("ik,jk->ij", np.einsum("ik,kl->il", between, grains), between)
+    return cloud

@@ -1,0 +1,145 @@
+"""Makes the folder of a simulated federation: study, keys, and a folder for every hospital."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ppfl.crypto import generate_key, write_private_key, write_public_key
+from ppfl.errors import DataError, RunError, SettingsError
+from ppfl.learning.files import save_model
+from ppfl.learning.models import (
+    build_model,
+    get_parameters,
+    load_pretrained,
+    parameters_sha256,
+)
+from ppfl.learning.sources import read_records, write_manifest
+from ppfl.learning.splits import partition_records
+from ppfl.settings import SiteFile, Study, check_settings
+from ppfl.xray import Scanner, write_phantoms
+from simulations.scenario import Scenario, read_scenario
+
+_WEIGHT_FILES = (".npz", ".safetensors", ".pth", ".pt")
+
+
+def prepare_named(source: str, folder: Path) -> Study:
+    """Prepare a built-in scenario as it is; see ``prepare``."""
+    return prepare(read_scenario(source), folder)
+
+
+def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
+    """The study of a new run, after its folder was made.
+
+    Raises:
+        RunError: the folder holds a run already.
+        SettingsError: the scenario's study breaks a rule.
+        DataError: the X-rays are missing or do not go round.
+        ModelError: the starting weights cannot be had.
+    """
+    if (folder / "study.toml").exists():
+        raise RunError(
+            f"{folder}: holds a run already",
+            hint=f"ppfl simulate --resume {folder}, or another --out",
+        )
+    data = scenario.simulation
+    table = json.loads(json.dumps(scenario.study))
+    if data.phantoms and not data.data:
+        table["federation"]["sites"] = [hospital.name for hospital in data.phantoms]
+    draft = check_settings(table, Study, where="study")
+    _check_room_for(data.data, data.phantoms)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.setdefault("model", {})["start_sha256"] = _write_start(
+        draft, data.data, data.weights, folder
+    )
+    key = None
+    if draft.encryption.custody != "unsafe_plaintext":
+        key = generate_key(data.key_bits)
+        write_public_key(folder / "public.key", key.public)
+        table.setdefault("encryption", {})["key_fingerprint"] = key.public.fingerprint
+    study = check_settings(table, Study, where="study")
+    deal = _draw(scenario, study, folder) if not data.data else _deal(scenario, study, folder)
+    for name in study.federation.sites:
+        place = folder / "sites" / name
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (place / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+        if key is not None:
+            passphrase = secrets.token_urlsafe(24)
+            write_private_key(place / "private.key", key, passphrase=passphrase)
+            secret = place / "passphrase"
+            secret.touch(mode=0o600)
+            secret.write_text(passphrase, encoding="utf-8")
+        site = SiteFile(
+            name=name,
+            data=deal[name],
+            key=Path("private.key") if key else None,
+            passphrase_file=Path("passphrase") if key else None,
+            engine=data.engine,
+            threads=threads,
+        )
+        (place / "site.toml").write_text(site.to_toml(), encoding="utf-8")
+    (folder / "scenario.toml").write_text(
+        tomli_w.dumps(scenario.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+    )
+    # last, because a folder with a study is a run that can be resumed
+    (folder / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+    return study
+
+
+def _check_room_for(data: str, phantoms: Sequence[Any]) -> None:
+    if not data and not phantoms:
+        raise SettingsError(
+            "this scenario needs X-rays", hint="say where they lie with --data FOLDER"
+        )
+    if data and not Path(data).exists():
+        raise DataError(f"{data}: no such folder")
+
+
+def _write_start(study: Study, data: str, weights: str, folder: Path) -> str:
+    options = study.model
+    model = build_model(options.architecture, classes=len(study.classes), seed=study.seed)
+    if options.start == "imagenet":
+        source = Path(weights) if weights else _weights_beside(data, options.architecture)
+        load_pretrained(model, source, architecture=options.architecture)
+    parameters = get_parameters(model, batch_norm="average")
+    shared = list(get_parameters(model, batch_norm=options.batch_norm))
+    save_model(folder / "start.safetensors", parameters, metadata={"shared": json.dumps(shared)})
+    return parameters_sha256(parameters)
+
+
+def _weights_beside(data: str, architecture: str) -> Path | None:
+    """A file of ImageNet weights in a folder ``weights`` beside the X-rays, if there is one."""
+    folder = Path(data).resolve().parent / "weights"
+    found = sorted(path for path in folder.glob(f"{architecture}*") if path.suffix in _WEIGHT_FILES)
+    return found[0] if found else None
+
+
+def _draw(scenario: Scenario, study: Study, folder: Path) -> dict[str, Path]:
+    for number, hospital in enumerate(scenario.simulation.phantoms):
+        write_phantoms(
+            folder / "sites" / hospital.name / "xrays",
+            counts=hospital.counts,
+            size=study.images.size,
+            seed=study.seed,
+            scanner=Scanner(gamma=hospital.gamma, contrast=hospital.contrast, noise=hospital.noise),
+            patients_prefix=f"p{chr(ord('a') + number)}",
+        )
+    return {hospital.name: Path("xrays") for hospital in scenario.simulation.phantoms}
+
+
+def _deal(scenario: Scenario, study: Study, folder: Path) -> dict[str, Path]:
+    records = read_records(Path(scenario.simulation.data), classes=study.classes)
+    sites = study.federation.sites
+    dealt = partition_records(
+        records, sites=sites, how=scenario.simulation.partition, seed=study.seed
+    )
+    for name, share in dealt.items():
+        place = folder / "sites" / name
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_manifest(place / "manifest.csv", share)
+    return {name: Path("manifest.csv") for name in sites}

@@ -1,0 +1,195 @@
+"""Runs a prepared federation on one machine: in Flower's simulation, or in this process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from coordinator.rounds import Coordinator
+from ppfl.errors import PpflError, RunError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import AnyEvent, StudyClosed, StudyFailed
+from ppfl.report import write_report
+from ppfl.settings import Study
+from simulations.local_grid import LocalGrid
+from sites.client_app import app as client_app
+
+OnEvents = Callable[[list[AnyEvent]], None]
+
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_ACTOR_BYTES = 2_000_000_000  # torch, the network at 128 pixels and its batches, the vectors
+_FLOWER_BYTES = 1_500_000_000  # Ray's and Flower's own processes
+_POLL_S = 0.5
+_START_S = 60.0
+
+
+def run_in_process(folder: Path) -> None:
+    """Run the study in this process, without Ray, from its first or its last complete round.
+
+    Raises:
+        PpflError: the study cannot go on; the folder keeps all complete rounds.
+    """
+    study = Study.read(folder / "study.toml")
+    os.environ["PPFL_RUN"] = str(folder.resolve())
+    grid = LocalGrid(client_app, sites=len(study.federation.sites))
+    try:
+        Coordinator(grid, folder).run(resume=True)
+    finally:
+        grid.close()
+        del os.environ["PPFL_RUN"]
+        with suppress(PpflError):
+            write_report(folder)
+
+
+def run_in_flower(folder: Path, app: Path, *, actors: int, on_events: OnEvents) -> None:
+    """Run the study in Flower's simulation, with processes of its own.
+
+    Args:
+        folder: the run's folder.
+        app: the folder of the Flower app: a pyproject.toml and nothing that is executed.
+        actors: sites that work at one time, each in a process.
+        on_events: told the whole journal whenever it grew.
+
+    Raises:
+        RunError: memory does not suffice, Flower did not start, or the study failed.
+    """
+    check_memory(actors)
+    study = Study.read(folder / "study.toml")
+    home = folder.resolve() / "flower"
+    home.mkdir(exist_ok=True)
+    port = _free_port()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "here"\n[superlink.here]\n'
+        f'address = "127.0.0.1:{port}"\ninsecure = true\n',
+        encoding="utf-8",
+    )
+    environment = (
+        os.environ
+        | _QUIET
+        | {
+            "FLWR_HOME": str(home),
+            "PPFL_RUN": str(folder.resolve()),
+            "OMP_NUM_THREADS": str(_threads(actors)),
+        }
+    )
+    scripts = Path(sys.executable).parent
+    log = (home / "superlink.log").open("ab")
+    link = subprocess.Popen(  # noqa: S603 - our own environment's program
+        [
+            scripts / "flower-superlink",
+            *("--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)),
+        ],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        _wait_for_port(port, link)
+        sites, cores = len(study.federation.sites), os.cpu_count() or 1
+        subprocess.run(  # noqa: S603 - our own environment's program
+            [
+                scripts / "flwr",
+                *("run", str(app), "here", "--federation-config"),
+                f"num-supernodes={sites} client-resources-num-cpus={cores / actors} "
+                f"init-args-num-cpus={cores}",
+            ],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
+        _follow(folder, link, on_events)
+    except subprocess.CalledProcessError:
+        raise RunError(f"Flower refused the run; {home / 'superlink.log'} says why") from None
+    finally:
+        _end(link)
+        log.close()
+        with suppress(PpflError):
+            write_report(folder)
+
+
+def check_memory(actors: int) -> None:
+    """Make sure that so many sites can work at one time.
+
+    Raises:
+        RunError: they cannot; the message gives what is free and what is needed.
+    """
+    needed, free = _FLOWER_BYTES + actors * _ACTOR_BYTES, psutil.virtual_memory().available
+    if free < needed:
+        raise RunError(
+            f"{free / 1e9:.1f} GB of memory are free, about {needed / 1e9:.1f} GB are needed for "
+            f"{actors} sites at one time",
+            hint="fewer --actors, or --in-process",
+        )
+
+
+def _threads(actors: int) -> int:
+    return max(1, (os.cpu_count() or 1) // actors)
+
+
+def _follow(folder: Path, link: subprocess.Popen[bytes], on_events: OnEvents) -> None:
+    """Report the journal as it grows, until the study closes or fails."""
+    path, size, before = folder / "journal.jsonl", -1, 0
+    if path.exists():
+        before = len(read_journal(path))  # of runs before a --resume
+    began = time.monotonic()
+    while True:
+        alive = link.poll() is None
+        if path.exists() and path.stat().st_size != size:
+            size = path.stat().st_size
+            events = read_journal(path)
+            on_events(events)
+            for event in events[before:]:
+                if isinstance(event, StudyClosed):
+                    return
+                if isinstance(event, StudyFailed):
+                    raise RunError(
+                        event.sentence, hint=f"ppfl simulate --resume {folder} goes on from here"
+                    )
+        if not alive or (size < 0 and time.monotonic() - began > 3 * _START_S):
+            raise RunError(f"Flower ended; {folder / 'flower' / 'superlink.log'} says why")
+        time.sleep(_POLL_S)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(port: int, link: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until and link.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(_POLL_S / 5)
+    raise RunError("Flower's SuperLink did not start within a minute")
+
+
+def _end(link: subprocess.Popen[bytes]) -> None:
+    """End the SuperLink and all that it started."""
+    children = []
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(link.pid).children(recursive=True)
+    for process in [link, *children]:
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            process.terminate()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    link.wait(timeout=10)

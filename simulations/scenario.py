@@ -1,0 +1,131 @@
+"""A scenario: a study, and the hospitals that a simulation makes up for it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ppfl.errors import SettingsError
+from ppfl.learning.splits import Partition
+from ppfl.settings import Section, check_settings
+from ppfl.settings.study import Name
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+
+class PhantomHospital(Section):
+    """A hospital whose X-rays are drawn: how many of each class, and how its scanner differs."""
+
+    name: Name
+    counts: dict[str, int] = Field(description="phantoms of each finding")
+    gamma: float = Field(1.0, gt=0)
+    contrast: float = Field(1.0, gt=0)
+    noise: float = Field(4.0, ge=0)
+
+
+class Simulated(Section):
+    """What a simulation needs beside the study."""
+
+    data: str = Field("", description="folder or table of X-rays; empty: phantoms are drawn")
+    phantoms: tuple[PhantomHospital, ...] = ()
+    partition: Partition = Partition()
+    key_bits: int = Field(3072, description="bits of the key that is made for the run")
+    engine: Literal["gmp", "reference"] = "gmp"
+    weights: str = Field("", description="file of pretrained weights, for start = imagenet")
+
+
+class Scenario(Section):
+    """A whole scenario file."""
+
+    study: dict[str, Any]
+    simulation: Simulated = Simulated()
+
+
+def read_scenario(
+    source: str,
+    *,
+    rounds: int | None = None,
+    sites: int | None = None,
+    data: Path | None = None,
+    changes: Sequence[str] = (),
+) -> Scenario:
+    """The scenario of a file, or of a name under simulations/scenarios, with changes.
+
+    ``changes`` are ``key=value``; a key is a path such as ``training.rounds``, or its last part
+    where only one table has it; a value is TOML, or else text.
+
+    Raises:
+        SettingsError: there is no such scenario, or a key or value is not allowed.
+    """
+    path = Path(source) if source.endswith(".toml") else SCENARIOS / f"{source}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in SCENARIOS.glob("*.toml")))
+        raise SettingsError(f"{source}: no such scenario; built in are {known}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: not a readable TOML file: {error}") from None
+    table.setdefault("simulation", {})
+    table.setdefault("study", {}).setdefault("federation", {})
+    if rounds is not None:
+        table["study"].setdefault("training", {})["rounds"] = rounds
+    if data is not None:
+        table["simulation"]["data"] = str(data.resolve())
+    if sites is not None:
+        if table["simulation"].get("phantoms"):
+            raise SettingsError("the hospitals of phantoms are named in the scenario itself")
+        names = [f"site-{number}" for number in range(1, sites + 1)]
+        table["study"]["federation"]["sites"] = names
+    for change in changes:
+        _apply(table, change)
+    return check_settings(table, Scenario, where=str(path))
+
+
+_PLACES: dict[str, tuple[str, ...]] = {
+    "images": ("size", "normalisation", "validation", "test"),
+    "model": ("architecture", "start", "batch_norm"),
+    "training": (
+        "rounds",
+        "local_epochs",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "warmup",
+        "label_smoothing",
+        "class_weighting",
+        "augmentation",
+    ),
+    "encryption": ("custody", "value_bits", "headroom_bits", "clipped_tolerance"),
+    "federation": ("minimum_sites", "deadline_s", "release_floor"),
+}
+_SIMULATED = ("data", "key_bits", "engine", "weights", "partition")
+
+
+def _apply(table: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise SettingsError(f"--set {change}: must be key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    path = key.split(".")
+    if len(path) == 1:
+        if key in _SIMULATED:
+            path = ["simulation", key]
+        else:
+            places = [section for section, names in _PLACES.items() if key in names]
+            path = ["study", *places, key]
+    elif path[0] in _PLACES:
+        path = ["study", *path]
+    elif path[0] not in ("study", "simulation"):
+        path = ["simulation", *path]
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"--set {change}: {part} is no table")
+    table[path[-1]] = value

@@ -1,0 +1,51 @@
+"""What a site is doing just now, for whoever looks at its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_EVERY_S = 0.5
+
+
+class Phase:
+    """A small file that says which phase of which round a site is in, and how far."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "phase.json"
+        self._written = 0.0
+
+    @contextmanager
+    def enter(self, phase: str, round_number: int) -> Iterator[Callable[[int, int], None]]:
+        """Say that a phase has begun; the callable tells steps done and steps in all."""
+        self._write({"round": round_number, "phase": phase, "done": 0, "of": 0})
+
+        def step(done: int, of: int) -> None:
+            if done == of or time.monotonic() - self._written > _EVERY_S:
+                self._write({"round": round_number, "phase": phase, "done": done, "of": of})
+
+        yield step
+
+    def finish(self, round_number: int) -> None:
+        """Say that the site's work is over."""
+        self._write({"round": round_number, "phase": "done", "done": 0, "of": 0})
+
+    def _write(self, state: dict[str, Any]) -> None:
+        temporary = self._path.with_suffix(".part")
+        temporary.write_text(json.dumps(state), encoding="utf-8")
+        os.replace(temporary, self._path)
+        self._written = time.monotonic()
+
+
+def read_phase(folder: Path) -> dict[str, Any]:
+    """The phase a site is in, empty before its first."""
+    try:
+        state: dict[str, Any] = json.loads((folder / "phase.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return state

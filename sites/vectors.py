@@ -1,0 +1,79 @@
+"""The three kinds of vectors that the sites of a study send; the coordinator reads lengths here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppfl.codec import PackedSuite, Suite, UnsafePlaintextSuite
+from ppfl.crypto import EngineName, PrivateKey, PublicKey, create_engine
+from ppfl.errors import KeyMismatchError, SettingsError
+from ppfl.federation import VectorPlan
+from ppfl.learning.metrics import EvaluationCounts
+from ppfl.settings import Study
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def enrolment_plan(study: Study) -> VectorPlan:
+    """What a site tells once: training images, images of each class, and sums over its pixels."""
+    integers = {"images": (), "class_images": (len(study.classes),), "pixels": (3,)}
+    return VectorPlan(study, parameters={}, integers=integers)
+
+
+def update_plan(study: Study, shapes: Shapes) -> VectorPlan:
+    """What a site tells in each round: its parameters, and counts of how the model did."""
+    return VectorPlan(study, parameters=shapes, integers=_count_shapes(study))
+
+
+def closing_plan(study: Study) -> VectorPlan:
+    """What a site tells at the end: counts of how the final model did, on both splits."""
+    integers = {
+        f"{split}.{name}": shape
+        for split in ("validation", "test")
+        for name, shape in _count_shapes(study).items()
+    }
+    return VectorPlan(study, parameters={}, integers=integers)
+
+
+def create_suite(
+    study: Study,
+    public: PublicKey | None,
+    private: PrivateKey | None = None,
+    *,
+    engine: EngineName = "gmp",
+    threads: int = 0,
+) -> Suite:
+    """How this study's vectors are sealed.
+
+    Raises:
+        SettingsError: the study is encrypted and there is no key.
+        KeyMismatchError: the key is not the one the study names.
+    """
+    bits = {
+        "value_bits": study.encryption.value_bits,
+        "headroom_bits": study.headroom_bits,
+    }
+    if study.encryption.custody == "unsafe_plaintext":
+        return UnsafePlaintextSuite(**bits)
+    if public is None:
+        raise SettingsError(f"study {study.name} is encrypted, but no key is given")
+    if public.fingerprint != study.encryption.key_fingerprint:
+        raise KeyMismatchError(
+            f"study {study.name} names key {study.encryption.key_fingerprint[:16]}…, "
+            f"this key is {public.fingerprint[:16]}…",
+            hint="compare the fingerprints with the other sites by telephone",
+        )
+    return PackedSuite(create_engine(public, private, name=engine, threads=threads or None), **bits)
+
+
+def shapes_of(parameters: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes, in order."""
+    return {name: array.shape for name, array in parameters.items()}
+
+
+def _count_shapes(study: Study) -> Shapes:
+    counts = EvaluationCounts.empty(len(study.classes)).as_arrays()
+    return {name: array.shape for name, array in counts.items()}
