@@ -182,11 +182,12 @@ def _wait_for_port(port: int, link: subprocess.Popen[bytes]) -> None:
 
 def _end(link: subprocess.Popen[bytes]) -> None:
     """End the SuperLink and all that it started."""
-    children = []
+    children: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(link.pid).children(recursive=True)
-    for process in [link, *children]:
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+    link.terminate()
+    for process in children:
+        with suppress(psutil.NoSuchProcess):
             process.terminate()
     _, alive = psutil.wait_procs(children, timeout=10)
     for process in alive:

@@ -88,7 +88,9 @@ class SlotLayout:
                 f"{len(plaintexts)} bytes of plaintext, {rows * self.plaintext_bytes} needed"
             )
         padded = np.zeros((rows, (self._limbs + 1) * 8), np.uint8)
-        padded[:, : self.plaintext_bytes] = np.frombuffer(plaintexts, np.uint8).reshape(rows, -1)
+        padded[:, : self.plaintext_bytes] = np.frombuffer(plaintexts, np.uint8).reshape(
+            rows, self.plaintext_bytes
+        )
         limbs = np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
         columns = np.empty((self.slots, rows), np.uint64)
         mask = np.uint64(2**self.slot_bits - 1)

@@ -1,0 +1,112 @@
+"""`ppfl simulate`: prepares a federation, runs it, and shows what happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ppfl.errors import RunError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import AnyEvent, RoundClosed, SiteAnswered, SiteEnrolled, SiteFailed
+from ppfl.report import Summary, summarise
+from simulations.prepare import prepare
+from simulations.runner import run_in_flower, run_in_process
+from simulations.scenario import read_scenario
+
+_talk = Console(stderr=True)
+_APP = Path(__file__).parent.parent
+
+
+def simulate(
+    scenario: Annotated[str, typer.Argument(help="a name, or a TOML file")] = "quickstart",
+    rounds: Annotated[int | None, typer.Option(help="rounds, in place of the scenario's")] = None,
+    sites: Annotated[int | None, typer.Option(help="how many hospitals")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder or table of X-rays")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
+    out: Annotated[Path | None, typer.Option(help="the run's folder")] = None,
+    resume: Annotated[Path | None, typer.Option(help="go on with the run in a folder")] = None,
+    in_process: Annotated[bool, typer.Option(help="without Flower's processes")] = False,
+    actors: Annotated[int, typer.Option(help="hospitals at work at one time", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Train a federation of simulated hospitals on this machine.
+
+    Example: ppfl simulate covid --data xrays --rounds 6 --set value_bits=14
+    """
+    if resume is not None:
+        folder = resume
+        if not (folder / "study.toml").exists():
+            raise RunError(f"{folder}: holds no run to resume")
+    else:
+        folder = out or Path("runs") / Path(scenario).stem
+        chosen = read_scenario(
+            scenario, rounds=rounds, sites=sites, data=data, changes=changes or ()
+        )
+        _talk.print(f"Preparing {folder}: X-rays, keys, starting parameters")
+        prepare(chosen, folder)
+    if in_process:
+        run_in_process(folder)
+    else:
+        run_in_flower(folder, _APP, actors=actors, on_events=_Follower())
+    summary = summarise(read_journal(folder / "journal.jsonl"))
+    places = {
+        "model": str(folder / "sites" / summary.rounds[-1].sites[0] / "work" / "model.safetensors"),
+        "journal": str(folder / "journal.jsonl"),
+        "report": str(folder / "report.html"),
+    }
+    if as_json:
+        typer.echo(json.dumps(summary.to_dict() | places))
+    else:
+        _show(summary, places)
+
+
+class _Follower:
+    """Says each thing that happened, once."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __call__(self, events: list[AnyEvent]) -> None:
+        for event in events[self._told :]:
+            if isinstance(event, SiteEnrolled):
+                _talk.print(f"  {event.site} enrolled")
+            elif isinstance(event, SiteAnswered):
+                spent = ", ".join(f"{name} {s:.1f} s" for name, s in event.seconds.items())
+                size = event.bytes_up / 1e6
+                _talk.print(f"  round {event.round}: {event.site}: {spent}; {size:.1f} MB sealed")
+            elif isinstance(event, SiteFailed):
+                _talk.print(f"  round {event.round}: {event.site} failed: {event.sentence}")
+            elif isinstance(event, RoundClosed):
+                total = f"{len(event.sites)} sites, {event.seconds:.1f} s"
+                _talk.print(f"round {event.round} closed: {total}")
+        self._told = len(events)
+
+
+def _show(summary: Summary, places: dict[str, str]) -> None:
+    table = Table("round", "sites", "accuracy", "AUROC", "open s", "train s", "seal s", "add s")
+    table.add_column("MB up")
+    table.add_column("MB down")
+    for r in summary.rounds:
+        figures = [r.metrics.get(name) for name in ("accuracy", "macro_auroc")]
+        table.add_row(
+            str(r.number),
+            str(len(r.sites)),
+            *("–" if figure is None else f"{figure:.3f}" for figure in figures),
+            *(f"{r.seconds[phase]:.1f}" for phase in ("open", "train", "seal", "add")),
+            f"{r.bytes_up / 1e6:.1f}",
+            f"{r.bytes_down / 1e6:.1f}",
+        )
+    out = Console()
+    out.print(table)
+    if summary.test:
+        accuracy, images = summary.test["accuracy"], summary.test["images"]
+        out.print(f"test: accuracy {accuracy:.3f} on {images} images that no site trained on")
+    for note in summary.notes:
+        out.print(f"note: {note}")
+    for name, place in places.items():
+        out.print(f"{name}: {place}", soft_wrap=True)

@@ -1,0 +1,40 @@
+"""The program `ppfl`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppfl.errors import PpflError
+from ppfl.learning.check import check_folder
+from simulations.command import simulate
+
+_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_data = typer.Typer(no_args_is_help=True, help="Look at folders of X-rays.")
+_app.command()(simulate)
+_app.add_typer(_data, name="data")
+
+
+@_data.command("check")
+def _check(folder: Annotated[Path, typer.Argument(help="a folder or a table (CSV)")]) -> None:
+    """Say what a folder of X-rays holds.
+
+    Example: ppfl data check xrays
+    """
+    for name, value in asdict(check_folder(folder)).items():
+        typer.echo(f"{name}: {value}")
+
+
+def main() -> None:
+    """Run the command line; an error is one line and, where there is one, a hint."""
+    try:
+        _app()
+    except PpflError as error:
+        typer.echo(f"ppfl: {error}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
+        sys.exit(1)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppfl.codec import (
+    PackedSuite,
+    Quantizer,
+    SealedVector,
+    SlotLayout,
+    TailLayout,
+    UnsafePlaintextSuite,
+    ranges_of,
+)
+from ppfl.codec.wire import Expected
+from ppfl.crypto import PrivateKey, create_engine
+from ppfl.errors import (
+    KeyMismatchError,
+    MalformedMessageError,
+    NotFiniteError,
+    QuorumError,
+    SettingsError,
+    ValueRangeError,
+)
+
+
+@given(
+    value_bits=st.integers(1, 40),
+    headroom_bits=st.integers(0, 16),
+    plaintext_bits=st.sampled_from([71, 255, 2047, 3071]),
+    values=st.integers(0, 400),
+    seed=st.integers(0, 2**32),
+)
+def test_slots_come_back_at_every_size(
+    value_bits: int, headroom_bits: int, plaintext_bits: int, values: int, seed: int
+) -> None:
+    layout = SlotLayout(value_bits, headroom_bits, plaintext_bits)
+    drawn = np.random.default_rng(seed).integers(0, 2**value_bits, values)
+    assert (layout.unpack(layout.pack(drawn), values) == drawn).all()
+
+
+def test_the_most_summands_at_the_largest_value_stay_in_their_slots() -> None:
+    layout = SlotLayout(16, 3, 2047)
+    packed = layout.pack(np.full(300, 2**16 - 1))
+    width = layout.plaintext_bytes
+    rows = [int.from_bytes(packed[i : i + width], "little") for i in range(0, len(packed), width)]
+    sums = b"".join((8 * row).to_bytes(width, "little") for row in rows)
+    assert (layout.unpack(sums, 300) == 8 * (2**16 - 1)).all()
+
+
+def test_slots_refuse_what_they_did_not_make() -> None:
+    layout = SlotLayout(8, 2, 71)
+    with pytest.raises(ValueRangeError):
+        layout.pack(np.array([256]))
+    with pytest.raises(MalformedMessageError, match="needed"):
+        layout.unpack(b"", 3)
+    with pytest.raises(MalformedMessageError, match="no value lies"):
+        layout.unpack(b"\xff" * layout.plaintext_bytes, 3)
+    with pytest.raises(SettingsError):
+        SlotLayout(60, 4, 3071)
+
+
+def test_the_opened_average_is_the_exact_integer_average() -> None:
+    rng = np.random.default_rng(1)
+    model = {"w": rng.normal(size=(7, 5)).astype(np.float32), "b": np.zeros(5, np.float32)}
+    shapes = {name: array.shape for name, array in model.items()}
+    quantizer = Quantizer(shapes, ranges_of(model), 16)
+    weights = [2**30, 2**31, 2**30]
+    sites = [
+        {n: (a + rng.normal(scale=0.01, size=a.shape)).astype(np.float32) for n, a in model.items()}
+        for _ in weights
+    ]
+    parts = [quantizer.quantize(s, weight=w) for s, w in zip(sites, weights, strict=True)]
+    assert all(part.clipped == 0 for part in parts)
+    sums = np.sum([part.values for part in parts], axis=0)
+    average = quantizer.dequantize(sums, summands=3, weight=sum(weights))
+    step = int(quantizer.ranges[0]) * 2.0**-20 / (2**15 - 1)
+    integers = sum(part.values[:35] - 2**15 for part in parts)
+    assert (average["w"].ravel() == (integers * step).astype(np.float32)).all()
+    exact = sum(w / 2**32 * s["w"].astype(float) for w, s in zip(weights, sites, strict=True))
+    assert np.abs(average["w"] - exact).max() <= 1.5 * step
+
+
+def test_the_quantizer_counts_what_it_clips_and_refuses_nan() -> None:
+    model = {"w": np.ones(4, np.float32)}
+    quantizer = Quantizer({"w": (4,)}, ranges_of(model), 12)
+    far = {"w": np.array([9, -9, 0, 1], np.float32)}
+    assert quantizer.quantize(far, weight=2**32).clipped == 2
+    with pytest.raises(NotFiniteError, match="w holds"):
+        quantizer.quantize({"w": np.full(4, np.nan, np.float32)}, weight=1)
+    with pytest.raises(MalformedMessageError):
+        quantizer.quantize({"v": np.ones(4, np.float32)}, weight=1)
+    with pytest.raises(MalformedMessageError):
+        quantizer.dequantize(np.zeros(4, np.int64), summands=1, weight=0)
+
+
+def test_tail_sums_are_exact() -> None:
+    layout = TailLayout({"a": (), "b": (2, 2)}, 13)
+    one = {"a": np.array(2**60 - 1), "b": np.arange(4).reshape(2, 2)}
+    opened = layout.decode(3 * layout.encode(one))
+    assert int(opened["a"]) == 3 * (2**60 - 1)
+    assert (opened["b"] == 3 * one["b"]).all()
+    with pytest.raises(ValueRangeError):
+        layout.encode({"a": np.array(-1), "b": one["b"]})
+    with pytest.raises(MalformedMessageError):
+        layout.encode({"a": one["a"]})
+    with pytest.raises(MalformedMessageError):
+        layout.decode(np.zeros(1, np.int64))
+    with pytest.raises(ValueRangeError):
+        layout.decode(9 * layout.encode(one))
+
+
+def test_golden_bytes_of_a_sealed_vector() -> None:
+    vector = SealedVector("packed", "ab" * 32, 5, 1, (b"xyz",))
+    golden = (
+        b"PPFLSEAL\x01\x00packed"
+        + b"\0" * 10
+        + b"\xab" * 32
+        + b"\x05\0\0\0\0\0\0\0"
+        + b"\x01\0\0\0"
+        + b"\x01\0"
+        + b"\x03\0\0\0\0\0\0\0"
+        + b"xyz"
+    )
+    assert vector.to_bytes() == golden
+    expected = Expected("packed", "ab" * 32, 5, (3,))
+    assert SealedVector.from_bytes(golden, expected) == vector
+    with pytest.raises(KeyMismatchError):
+        SealedVector.from_bytes(golden, Expected("packed", "cd" * 32, 5, (3,)))
+    for position in [*range(26), 58, 66, 70, 72]:  # all but the fingerprint and the part
+        bad = bytearray(golden)
+        bad[position] ^= 0x80
+        if position == 66:
+            continue  # summands may be any number above 0
+        with pytest.raises(MalformedMessageError):
+            SealedVector.from_bytes(bytes(bad), expected)
+    for cut in range(len(golden)):
+        with pytest.raises(MalformedMessageError):
+            SealedVector.from_bytes(golden[:cut], expected)
+
+
+def test_both_suites_open_the_same_sums(unsafe_key: PrivateKey) -> None:
+    engine = create_engine(unsafe_key.public, unsafe_key)
+    suites = (
+        PackedSuite(engine, value_bits=16, headroom_bits=1),
+        UnsafePlaintextSuite(value_bits=16, headroom_bits=1),
+    )
+    rng = np.random.default_rng(2)
+    left, right = rng.integers(0, 2**16, (2, 99))
+    for suite in suites:
+        total = suite.add(suite.add(None, suite.seal(left)), suite.seal(right))
+        again = suite.read(total.to_bytes(), values=99)
+        assert (suite.open(again) == left + right).all()
+        with pytest.raises(QuorumError):
+            suite.add(total, suite.seal(left))
+        with pytest.raises(ValueRangeError):
+            suite.seal(np.array([2**16]))

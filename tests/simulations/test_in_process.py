@@ -1,0 +1,109 @@
+"""A whole study over Flower's messages, in this process: real crypto, a small key, few pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ppfl.errors import QuorumError, RunError, SettingsError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import LeftHospital, SiteFailed, StudyClosed
+from ppfl.report import summarise
+from simulations.prepare import prepare
+from simulations.runner import run_in_process
+from simulations.scenario import Scenario, read_scenario
+
+_COUNTS = {"Normal": 8, "Effusion": 8}
+
+
+def _scenario(custody: str) -> Scenario:
+    hospitals = [{"name": name, "counts": _COUNTS} for name in ("east", "north", "west")]
+    return Scenario.model_validate(
+        {
+            "study": {
+                "name": "tiny",
+                "classes": ["Normal", "Effusion"],
+                "images": {"size": 64},
+                "model": {"architecture": "squeezenet1_1"},
+                "training": {"rounds": 2, "batch_size": 8},
+                "encryption": {"custody": custody},
+                "federation": {"release_floor": 1},
+            },
+            "simulation": {"phantoms": hospitals, "key_bits": 2048},
+        }
+    )
+
+
+def _result(folder: Path) -> dict[str, object]:
+    return summarise(read_journal(folder / "journal.jsonl")).to_dict()
+
+
+@pytest.mark.slow
+def test_encryption_changes_no_bit_of_the_model(tmp_path: Path) -> None:
+    results = []
+    for custody in ("shared", "unsafe_plaintext"):
+        folder = tmp_path / custody
+        prepare(_scenario(custody), folder)
+        run_in_process(folder)
+        results.append(_result(folder))
+    sealed, plain = results
+    # the two studies differ in their custody and key alone, and training depends on neither
+    assert sealed["model_sha256"] == plain["model_sha256"]
+    assert sealed["test"] == plain["test"]
+    assert len(sealed["rounds"]) == 2  # type: ignore[arg-type]
+    journal = tmp_path / "shared" / "sites" / "east" / "work" / "journal.jsonl"
+    left = [event for event in read_journal(journal) if isinstance(event, LeftHospital)]
+    assert {event.items[0].protection for event in left[:-1]} == {"Paillier, 2048 bits"}
+    assert (tmp_path / "shared" / "report.html").read_text().count("<svg") == 1
+    assert (tmp_path / "shared" / "metrics.csv").read_text().startswith("round,sites")
+
+
+def test_a_site_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    prepare(_scenario("unsafe_plaintext"), tmp_path / "run")
+    broken = tmp_path / "run" / "sites" / "north"
+    picture = next((broken / "xrays").rglob("*.png"))
+    picture.write_bytes(b"no picture")
+    run_in_process(tmp_path / "run")
+    events = read_journal(tmp_path / "run" / "journal.jsonl")
+    failed = [event for event in events if isinstance(event, SiteFailed)]
+    assert {(event.site, event.code) for event in failed} == {("north", "data")}
+    assert not any(str(tmp_path) in event.sentence for event in failed)
+    assert isinstance(events[-1], StudyClosed)
+    assert str(picture.name) in (broken / "work" / "journal.jsonl").read_text()
+
+
+def test_without_a_quorum_the_study_stops_and_resumes(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepare(_scenario("unsafe_plaintext"), folder)
+    others = [folder / "sites" / name / "study.toml" for name in ("north", "west")]
+    agreed = others[0].read_text()
+    for path in others:
+        path.write_text(agreed.replace("seed = 2022", "seed = 2023"))
+    with pytest.raises(QuorumError, match="1 of 3 sites answered"):
+        run_in_process(folder)
+    codes = {
+        event.code
+        for event in read_journal(folder / "journal.jsonl")
+        if isinstance(event, SiteFailed)
+    }
+    assert codes == {"study-mismatch"}
+    for path in others:
+        path.write_text(agreed)
+    run_in_process(folder)
+    assert _result(folder)["model_sha256"]
+    with pytest.raises(RunError, match="holds a run already"):
+        prepare(_scenario("unsafe_plaintext"), folder)
+
+
+def test_scenarios_take_changes_and_refuse_nonsense() -> None:
+    changed = read_scenario("quickstart", rounds=7, changes=["value_bits=20", "engine=reference"])
+    assert changed.study["training"]["rounds"] == 7
+    assert changed.study["encryption"]["value_bits"] == 20
+    assert changed.simulation.engine == "reference"
+    with pytest.raises(SettingsError, match="built in are covid, quickstart"):
+        read_scenario("none")
+    with pytest.raises(SettingsError, match="key=value"):
+        read_scenario("quickstart", changes=["value_bits"])
+    assert json.dumps(changed.study)
