@@ -76,6 +76,7 @@ def run_in_flower(folder: Path, app: Path, *, actors: int, on_events: OnEvents) 
         f'address = "127.0.0.1:{port}"\ninsecure = true\n',
         encoding="utf-8",
     )
+    scripts = Path(sys.executable).parent
     environment = (
         os.environ
         | _QUIET
@@ -83,9 +84,10 @@ def run_in_flower(folder: Path, app: Path, *, actors: int, on_events: OnEvents) 
             "FLWR_HOME": str(home),
             "PPFL_RUN": str(folder.resolve()),
             "OMP_NUM_THREADS": str(_threads(actors)),
+            # Flower starts its own programs by name
+            "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
         }
     )
-    scripts = Path(sys.executable).parent
     log = (home / "superlink.log").open("ab")
     link = subprocess.Popen(  # noqa: S603 - our own environment's program
         [
@@ -104,7 +106,7 @@ def run_in_flower(folder: Path, app: Path, *, actors: int, on_events: OnEvents) 
             [
                 scripts / "flwr",
                 *("run", str(app), "here", "--federation-config"),
-                f"num-supernodes={sites} client-resources-num-cpus={cores / actors} "
+                f"num-supernodes={sites} client-resources-num-cpus={max(1, cores // actors)} "
                 f"init-args-num-cpus={cores}",
             ],
             env=environment,
