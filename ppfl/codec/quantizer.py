@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppfl.codec.limbs import join_integers, limbs_needed, split_integers
 from ppfl.errors import MalformedMessageError, NotFiniteError
 
 Parameters = Mapping[str, NDArray[np.float32]]
@@ -20,10 +21,14 @@ RANGE_UNIT = 2.0**-20
 WEIGHT_UNIT = 2.0**-32
 """A site's weight w_k is a whole multiple of this."""
 
+_STATISTIC_BITS = 32
+# Variances of one batch norm span six orders of magnitude, and batch norm divides by their roots:
+# a step that suits a layer's weights would turn its small variances into zeros.
+
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """One site's parameters as integers: ``values`` (n,) in [0, 2**value_bits)."""
+    """One site's parameters as ``values`` (n,) in [0, 2**value_bits), and how many were clipped."""
 
     values: NDArray[np.int64]
     clipped: int
@@ -31,9 +36,11 @@ class Quantized:
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
-    """Rounds weight · parameter to the nearest of 2**value_bits − 1 steps in ±range.
+    """Rounds weight · parameter to the nearest of 2**bits − 1 steps in ±range.
 
-    ``ranges`` (tensors,) int64 in units of ``RANGE_UNIT``, one for each tensor of ``shapes``.
+    ``bits`` is ``value_bits``; for batch norm's running statistics it is at least 32, and such an
+    integer takes as many values as it needs. ``ranges`` (tensors,) int64 in units of
+    ``RANGE_UNIT``, one for each tensor of ``shapes``.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -42,13 +49,13 @@ class Quantizer:
 
     @property
     def values(self) -> int:
-        """How many values all tensors hold."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        """How many values all tensors take."""
+        return sum(size * grid.limbs for size, grid in self._grids())
 
     def quantize(self, parameters: Parameters, *, weight: int) -> Quantized:
         """The integers of weight · parameters, ``weight`` in units of ``WEIGHT_UNIT``.
 
-        A value beyond its range is moved to the range's end and counted.
+        A parameter beyond its range is moved to the range's end and counted.
 
         Raises:
             NotFiniteError: a tensor holds NaN or infinity; the message names it.
@@ -58,22 +65,25 @@ class Quantizer:
             raise MalformedMessageError("the parameters are not those of the study's model")
         values = np.empty(self.values, np.int64)
         clipped, start = 0, 0
-        for (name, array), step in zip(parameters.items(), self._steps(), strict=True):
-            scaled = array.astype(np.float64).reshape(-1) * (weight * WEIGHT_UNIT / step)
+        for (name, array), (size, grid) in zip(parameters.items(), self._grids(), strict=True):
+            scaled = array.astype(np.float64).reshape(-1) * (weight * WEIGHT_UNIT / grid.step)
             if not np.isfinite(scaled).all():
                 raise NotFiniteError(f"{name} holds NaN or infinity")
             np.rint(scaled, out=scaled)
-            clipped += int(np.count_nonzero(np.abs(scaled) > self._largest))
-            np.clip(scaled, -self._largest, self._largest, out=scaled)
-            values[start : start + scaled.size] = scaled
-            start += scaled.size
-        values += self._offset
+            clipped += int(np.count_nonzero(np.abs(scaled) > grid.largest))
+            np.clip(scaled, -grid.largest, grid.largest, out=scaled)
+            integers = scaled.astype(np.int64) + grid.offset
+            end = start + size * grid.limbs
+            values[start:end] = split_integers(
+                integers, limbs=grid.limbs, value_bits=self.value_bits
+            )
+            start = end
         return Quantized(values=values, clipped=clipped)
 
     def dequantize(
         self, sums: NDArray[np.int64], *, summands: int, weight: int
     ) -> dict[str, NDArray[np.float32]]:
-        """The average: sums of integers of ``summands`` sites, divided by their sum of weights.
+        """The average: sums of values of ``summands`` sites, divided by their sum of weights.
 
         Raises:
             MalformedMessageError: there are not as many sums as values, or the weight is not
@@ -83,25 +93,47 @@ class Quantizer:
             raise MalformedMessageError("the sums are not those of the study's model")
         average: dict[str, NDArray[np.float32]] = {}
         start = 0
-        for (name, shape), step in zip(self.shapes.items(), self._steps(), strict=True):
-            size = math.prod(shape)
-            centred = sums[start : start + size] - summands * self._offset
-            average[name] = (
-                (centred * (step / (weight * WEIGHT_UNIT))).astype(np.float32).reshape(shape)
-            )
-            start += size
+        for (name, shape), (size, grid) in zip(self.shapes.items(), self._grids(), strict=True):
+            end = start + size * grid.limbs
+            integers = join_integers(sums[start:end], limbs=grid.limbs, value_bits=self.value_bits)
+            centred = integers - summands * grid.offset
+            scaled = centred * (grid.step / (weight * WEIGHT_UNIT))
+            average[name] = scaled.astype(np.float32).reshape(shape)
+            start = end
         return average
 
-    @property
-    def _offset(self) -> int:
-        return 1 << (self.value_bits - 1)
+    def _grids(self) -> Iterator[tuple[int, _Grid]]:
+        """For each tensor, how many parameters it has and how each of them is rounded."""
+        for (name, shape), extent in zip(self.shapes.items(), self.ranges.tolist(), strict=True):
+            bits = self.value_bits
+            if name.endswith(("running_mean", "running_var")):
+                bits = max(bits, _STATISTIC_BITS)
+            grid = _Grid(bits, limbs_needed(bits, self.value_bits), extent * RANGE_UNIT)
+            yield math.prod(shape), grid
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How one tensor is rounded: to integers of ``bits``, in ``limbs`` values, over ±``extent``."""
+
+    bits: int
+    limbs: int
+    extent: float
 
     @property
-    def _largest(self) -> int:
-        return self._offset - 1
+    def offset(self) -> int:
+        """What makes the integers non-negative."""
+        return 1 << (self.bits - 1)
 
-    def _steps(self) -> list[float]:
-        return [int(r) * RANGE_UNIT / self._largest for r in self.ranges]
+    @property
+    def largest(self) -> int:
+        """The integer of a parameter at its range's end."""
+        return self.offset - 1
+
+    @property
+    def step(self) -> float:
+        """What one unit of the integer is worth."""
+        return self.extent / self.largest
 
 
 def ranges_of(model: Parameters) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ppfl.codec.limbs import join_integers, limbs_needed, split_integers
 from ppfl.errors import MalformedMessageError, ValueRangeError
 
 Integers = Mapping[str, NDArray[np.int64]]
@@ -31,7 +32,7 @@ class TailLayout:
     @property
     def limbs(self) -> int:
         """Values that one integer takes."""
-        return -(-_INTEGER_BITS // self.value_bits)
+        return limbs_needed(_INTEGER_BITS, self.value_bits)
 
     @property
     def values(self) -> int:
@@ -51,27 +52,18 @@ class TailLayout:
             if array.size and (array.min() < 0 or int(array.max()) >> _INTEGER_BITS):
                 raise ValueRangeError(f"{name} holds an integer outside [0, 2**{_INTEGER_BITS})")
         flat = np.concatenate([array.reshape(-1) for array in integers.values()])
-        shifts = np.arange(self.limbs) * self.value_bits
-        limbs: NDArray[np.int64] = (flat[:, None] >> shifts) & (2**self.value_bits - 1)
-        return limbs.reshape(-1)
+        return split_integers(flat, limbs=self.limbs, value_bits=self.value_bits)
 
     def decode(self, sums: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """The sums of the integers.
 
         Raises:
             MalformedMessageError: there are not as many sums as values.
-            ValueRangeError: a sum does not fit into 63 bits.
+            ValueRangeError: a sum does not fit into 62 bits.
         """
         if sums.shape != (self.values,):
             raise MalformedMessageError("the sums are not those of the study's tail")
-        rows = sums.reshape(-1, self.limbs).tolist()
-        whole = [
-            sum(limb << (self.value_bits * position) for position, limb in enumerate(row))
-            for row in rows
-        ]
-        if whole and max(whole) >> 63:
-            raise ValueRangeError("a sum in the tail does not fit into 63 bits")
-        flat = np.array(whole, np.int64)
+        flat = join_integers(sums, limbs=self.limbs, value_bits=self.value_bits)
         integers: dict[str, NDArray[np.int64]] = {}
         start = 0
         for name, shape in self.shapes.items():

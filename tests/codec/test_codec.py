@@ -96,6 +96,21 @@ def test_the_quantizer_counts_what_it_clips_and_refuses_nan() -> None:
         quantizer.dequantize(np.zeros(4, np.int64), summands=1, weight=0)
 
 
+def test_a_small_variance_beside_a_large_one_survives_rounding() -> None:
+    variances = np.array([0.0, 1e-6, 1e-4, 1e-2, 1.0, 40.0], np.float32)
+    means = np.array([-3.0, -1e-3, 0.0, 1e-3, 1e-2, 2.0], np.float32)
+    model = {"norm.running_mean": means, "norm.running_var": variances}
+    shapes = {name: array.shape for name, array in model.items()}
+    for value_bits in (8, 12, 16, 20, 40):
+        quantizer = Quantizer(shapes, ranges_of(model), value_bits)
+        sums = 4 * quantizer.quantize(model, weight=2**30).values
+        average = quantizer.dequantize(sums, summands=4, weight=2**32)
+        # what batch norm divides by, with torch's eps
+        was, now = np.sqrt(variances + 1e-5), np.sqrt(average["norm.running_var"] + 1e-5)
+        assert np.abs(now / was - 1).max() < 0.04
+        assert np.abs(average["norm.running_mean"] - means).max() < 1e-6
+
+
 def test_tail_sums_are_exact() -> None:
     layout = TailLayout({"a": (), "b": (2, 2)}, 13)
     one = {"a": np.array(2**60 - 1), "b": np.arange(4).reshape(2, 2)}
