@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -16,7 +14,9 @@ _RUN_ID = 1
 
 
 class LocalGrid(Grid):
-    """Answers messages by calling a ClientApp, one message after the other.
+    """Answers messages by calling a ClientApp, one message at each pull.
+
+    All happens in the caller's thread, where torch's own threads and memory work best.
 
     Args:
         app: the sites' ClientApp.
@@ -37,9 +37,8 @@ class LocalGrid(Grid):
             )
             for node in range(1, sites + 1)
         }
-        self._pool = ThreadPoolExecutor(1)
-        self._futures: dict[str, Future[Message]] = {}
-        self._lock = threading.Lock()
+        self._waiting: dict[str, Message] = {}
+        self._pushed = 0
 
     def set_run(self, run: Run) -> None:
         """Nothing: there is one run."""
@@ -67,35 +66,29 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Ids of the messages, which wait for their turn."""
         ids = []
-        for number, message in enumerate(messages):
-            node = message.metadata.dst_node_id
-            message_id = f"{message.metadata.message_type}-{node}-{len(self._futures) + number}"
+        for message in messages:
+            self._pushed += 1
+            message_id = str(self._pushed)
             message.metadata.__dict__["_message_id"] = message_id
-            with self._lock:
-                self._futures[message_id] = self._pool.submit(self._call, message, node)
+            self._waiting[message_id] = message
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that are ready; each is handed out once."""
-        with self._lock:
-            ready = [name for name in message_ids if self._futures[name].done()]
-            return [self._futures.pop(name).result() for name in ready]
+        """The reply to the first of the messages that has none yet."""
+        for message_id in message_ids:
+            if message_id in self._waiting:
+                return [self._call(self._waiting.pop(message_id))]
+        return []
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """All replies."""
-        ids = list(self.push_messages(messages))
-        with self._lock:
-            return [self._futures.pop(name).result(timeout) for name in ids]
+        return [self._call(self._waiting.pop(name)) for name in self.push_messages(messages)]
 
-    def close(self) -> None:
-        """Forget what has not begun."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _call(self, message: Message, node: int) -> Message:
+    def _call(self, message: Message) -> Message:
         try:
-            return self._app(message, self._contexts[node])
+            return self._app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:
             return Message(Error(code=2, reason=repr(error)), reply_to=message)

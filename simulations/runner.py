@@ -48,7 +48,6 @@ def run_in_process(folder: Path) -> None:
     try:
         Coordinator(grid, folder).run(resume=True)
     finally:
-        grid.close()
         del os.environ["PPFL_RUN"]
         with suppress(PpflError):
             write_report(folder)

@@ -28,6 +28,7 @@ from ppfl.federation import Journal, Opened
 from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.images import ImageSet, load_images, pixel_sums
+from ppfl.learning.memory import keep_freed_memory
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics, evaluate
 from ppfl.learning.models import (
     build_model,
@@ -98,6 +99,7 @@ class Hospital:
         site.work.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.journal = Journal(site.work / "journal.jsonl")
         self._phase = Phase(site.work)
+        keep_freed_memory()
         if site.threads:
             torch.set_num_threads(site.threads)
 
