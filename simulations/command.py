@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ppfl.errors import RunError
 from ppfl.federation import read_journal
-from ppfl.federation.journal import AnyEvent, RoundClosed, SiteAnswered, SiteEnrolled, SiteFailed
 from ppfl.report import Summary, summarise
 from simulations.prepare import prepare
+from simulations.progress import RunProgress
 from simulations.runner import run_in_flower, run_in_process
 from simulations.scenario import read_scenario
 
 _talk = Console(stderr=True)
 _APP = Path(__file__).parent.parent
+_PHASES = ("open", "train", "seal", "add")
 
 
 def simulate(
@@ -49,10 +51,11 @@ def simulate(
         )
         _talk.print(f"Preparing {folder}: X-rays, keys, starting parameters")
         prepare(chosen, folder)
-    if in_process:
-        run_in_process(folder)
-    else:
-        run_in_flower(folder, _APP, actors=actors, on_events=_Follower())
+    with RunProgress(folder, _talk):
+        if in_process:
+            run_in_process(folder)
+        else:
+            run_in_flower(folder, _APP, actors=actors)
     summary = summarise(read_journal(folder / "journal.jsonl"))
     places = {
         "model": str(folder / "sites" / summary.rounds[-1].sites[0] / "work" / "model.safetensors"),
@@ -65,39 +68,25 @@ def simulate(
         _show(summary, places)
 
 
-class _Follower:
-    """Says each thing that happened, once."""
-
-    def __init__(self) -> None:
-        self._told = 0
-
-    def __call__(self, events: list[AnyEvent]) -> None:
-        for event in events[self._told :]:
-            if isinstance(event, SiteEnrolled):
-                _talk.print(f"  {event.site} enrolled")
-            elif isinstance(event, SiteAnswered):
-                spent = ", ".join(f"{name} {s:.1f} s" for name, s in event.seconds.items())
-                size = event.bytes_up / 1e6
-                _talk.print(f"  round {event.round}: {event.site}: {spent}; {size:.1f} MB sealed")
-            elif isinstance(event, SiteFailed):
-                _talk.print(f"  round {event.round}: {event.site} failed: {event.sentence}")
-            elif isinstance(event, RoundClosed):
-                total = f"{len(event.sites)} sites, {event.seconds:.1f} s"
-                _talk.print(f"round {event.round} closed: {total}")
-        self._told = len(events)
-
-
 def _show(summary: Summary, places: dict[str, str]) -> None:
-    table = Table("round", "sites", "accuracy", "AUROC", "open s", "train s", "seal s", "add s")
-    table.add_column("MB up")
-    table.add_column("MB down")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in (
+        "round",
+        "sites",
+        "acc.",
+        "AUROC",
+        *(f"{p} s" for p in _PHASES),
+        "MB up",
+        "down",
+    ):
+        table.add_column(heading, justify="right")
     for r in summary.rounds:
         figures = [r.metrics.get(name) for name in ("accuracy", "macro_auroc")]
         table.add_row(
             str(r.number),
             str(len(r.sites)),
             *("–" if figure is None else f"{figure:.3f}" for figure in figures),
-            *(f"{r.seconds[phase]:.1f}" for phase in ("open", "train", "seal", "add")),
+            *(f"{r.seconds[phase]:.1f}" for phase in _PHASES),
             f"{r.bytes_up / 1e6:.1f}",
             f"{r.bytes_down / 1e6:.1f}",
         )

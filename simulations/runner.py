@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,13 +15,11 @@ import psutil
 from coordinator.rounds import Coordinator
 from ppfl.errors import PpflError, RunError
 from ppfl.federation import read_journal
-from ppfl.federation.journal import AnyEvent, StudyClosed, StudyFailed
+from ppfl.federation.journal import StudyClosed, StudyFailed
 from ppfl.report import write_report
 from ppfl.settings import Study
 from simulations.local_grid import LocalGrid
 from sites.client_app import app as client_app
-
-OnEvents = Callable[[list[AnyEvent]], None]
 
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -53,14 +50,13 @@ def run_in_process(folder: Path) -> None:
             write_report(folder)
 
 
-def run_in_flower(folder: Path, app: Path, *, actors: int, on_events: OnEvents) -> None:
+def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
     """Run the study in Flower's simulation, with processes of its own.
 
     Args:
         folder: the run's folder.
         app: the folder of the Flower app: a pyproject.toml and nothing that is executed.
         actors: sites that work at one time, each in a process.
-        on_events: told the whole journal whenever it grew.
 
     Raises:
         RunError: memory does not suffice, Flower did not start, or the study failed.
@@ -113,7 +109,7 @@ def run_in_flower(folder: Path, app: Path, *, actors: int, on_events: OnEvents) 
             stderr=subprocess.STDOUT,
             check=True,
         )
-        _follow(folder, link, on_events)
+        _follow(folder, link)
     except subprocess.CalledProcessError:
         raise RunError(f"Flower refused the run; {home / 'superlink.log'} says why") from None
     finally:
@@ -142,8 +138,8 @@ def _threads(actors: int) -> int:
     return max(1, (os.cpu_count() or 1) // actors)
 
 
-def _follow(folder: Path, link: subprocess.Popen[bytes], on_events: OnEvents) -> None:
-    """Report the journal as it grows, until the study closes or fails."""
+def _follow(folder: Path, link: subprocess.Popen[bytes]) -> None:
+    """Watch the journal until the study closes or fails."""
     path, size, before = folder / "journal.jsonl", -1, 0
     if path.exists():
         before = len(read_journal(path))  # of runs before a --resume
@@ -153,7 +149,6 @@ def _follow(folder: Path, link: subprocess.Popen[bytes], on_events: OnEvents) ->
         if path.exists() and path.stat().st_size != size:
             size = path.stat().st_size
             events = read_journal(path)
-            on_events(events)
             for event in events[before:]:
                 if isinstance(event, StudyClosed):
                     return

@@ -16,8 +16,9 @@ from ppfl.errors import MalformedMessageError, PpflError, SettingsError
 from ppfl.federation.journal import Journal, Refused
 from ppfl.settings import SiteFile
 from sites.folders import run_folder
-from sites.hospital import Answer, Hospital, Request
+from sites.hospital import Hospital
 from sites.messages import SEALED, read_sealed, write_sealed
+from sites.requests import Answer, Request
 
 app = ClientApp()
 _log = logging.getLogger("ppfl.site")

@@ -1,4 +1,4 @@
-"""What a site is doing just now, for whoever looks at its folder."""
+"""What a site is doing just now, for whoever looks at its folder, and how long it took."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ _EVERY_S = 0.5
 
 
 class Phase:
-    """A small file that says which phase of which round a site is in, and how far."""
+    """A small file that says which phase of which round a site is in, and how far.
+
+    ``seconds`` maps each phase that has ended to its wall time.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.seconds: dict[str, float] = {}
         self._path = folder / "phase.json"
         self._written = 0.0
 
     @contextmanager
     def enter(self, phase: str, round_number: int) -> Iterator[Callable[[int, int], None]]:
         """Say that a phase has begun; the callable tells steps done and steps in all."""
+        began = time.monotonic()
         self._write({"round": round_number, "phase": phase, "done": 0, "of": 0})
 
         def step(done: int, of: int) -> None:
@@ -30,9 +35,10 @@ class Phase:
                 self._write({"round": round_number, "phase": phase, "done": done, "of": of})
 
         yield step
+        self.seconds[phase] = round(time.monotonic() - began, 3)
 
     def finish(self, round_number: int) -> None:
-        """Say that the site's work is over."""
+        """Say that the site has answered, and waits."""
         self._write({"round": round_number, "phase": "done", "done": 0, "of": 0})
 
     def _write(self, state: dict[str, Any]) -> None:

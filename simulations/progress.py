@@ -1,0 +1,107 @@
+"""What a run is doing, shown while it goes on: made from its journal and its sites' phase files."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ppfl.federation import read_journal
+from ppfl.federation.journal import (
+    AnyEvent,
+    MetricsReleased,
+    RoundClosed,
+    SiteAnswered,
+    SiteEnrolled,
+    SiteFailed,
+)
+from ppfl.settings import Study
+from sites.phase import read_phase
+
+_EVERY_S = 0.5
+
+
+class RunProgress:
+    """Prints a line for each event; on a terminal, bars for the rounds and each site below them.
+
+    A context manager; between entry and exit a thread of its own looks at the run's folder.
+    """
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self._folder, self._console = folder, console
+        self._study = Study.read(folder / "study.toml")
+        self._journal = folder / "journal.jsonl"
+        self._told = len(read_journal(self._journal)) if self._journal.exists() else 0
+        self._bars = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]:<24}"),
+            TimeElapsedColumn(),
+            console=console,
+            refresh_per_second=2,
+            disable=not console.is_terminal,
+        )
+        self._rounds = self._bars.add_task(
+            "rounds", total=self._study.training.rounds, state="", start=True
+        )
+        self._sites: dict[str, TaskID] = {
+            name: self._bars.add_task(name, total=None, state="waiting")
+            for name in self._study.federation.sites
+        }
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+        self._bars.stop()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        events = read_journal(self._journal) if self._journal.exists() else []
+        for event in events[self._told :]:
+            if line := describe(event):
+                self._console.print(line, highlight=False)
+            if isinstance(event, RoundClosed):
+                self._bars.update(self._rounds, completed=event.round)
+        self._told = len(events)
+        for name, task in self._sites.items():
+            phase = read_phase(self._folder / "sites" / name / "work")
+            if phase:
+                state = f"round {phase['round']}: {phase['phase']}"
+                total, done = phase["of"] or None, phase["done"]
+                if phase["phase"] == "done":
+                    total = done = 1
+                self._bars.update(task, total=total, completed=done, state=state)
+
+
+def describe(event: AnyEvent) -> str:
+    """An event as one line, empty for those that a user need not see as they happen."""
+    match event:
+        case SiteEnrolled():
+            return f"  {event.site} enrolled"
+        case SiteAnswered():
+            spent = ", ".join(f"{name} {s:.1f} s" for name, s in event.seconds.items())
+            size = event.bytes_up / 1e6
+            return f"  round {event.round}: {event.site}: {spent}; {size:.1f} MB sealed"
+        case SiteFailed():
+            return f"  round {event.round}: {event.site} failed: {event.sentence}"
+        case RoundClosed():
+            return f"round {event.round} closed: {len(event.sites)} sites, {event.seconds:.1f} s"
+        case MetricsReleased(split="validation"):
+            accuracy, images = event.metrics["accuracy"], event.metrics["images"]
+            return f"  after round {event.round}: accuracy {accuracy:.3f} on {images} images"
+        case _:
+            return ""

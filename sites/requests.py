@@ -1,0 +1,44 @@
+"""What passes between the coordinator and a hospital, without any transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Parameters = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the coordinator asks of a site.
+
+    ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet; ``start`` holds
+    the public starting parameters, in the first round only.
+    """
+
+    study: str
+    run: str
+    round_number: int
+    enrolled: bytes = b""
+    total: bytes = b""
+    start: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What leaves the hospital: a sealed vector, and a few things in the clear.
+
+    ``released`` maps a split to the federation's metrics for the model after
+    ``released_round`` rounds; ``model_sha256`` is the digest of the model the site opened.
+    """
+
+    sealed: bytes = b""
+    released: Mapping[str, Any] = field(default_factory=dict)
+    released_round: int = 0
+    model_sha256: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    clipped: int = 0

@@ -1,0 +1,135 @@
+"""The sums that a hospital opens: the only place at a site where the private key is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ppfl.codec import Suite
+from ppfl.crypto import read_private_key
+from ppfl.errors import MalformedMessageError
+from ppfl.federation import Opened, VectorPlan
+from ppfl.learning.files import load_model, save_model
+from ppfl.learning.metrics import EvaluationCounts, compute_metrics
+from ppfl.learning.models import build_model, get_parameters, parameters_sha256, set_parameters
+from ppfl.settings import SiteFile, Study
+from sites.requests import Parameters, Request
+from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
+
+_RELEASED_DIGITS = 6  # two machines may differ in the last bits of a float, never in these
+
+Released = dict[str, dict[str, Any]]
+"""The federation's metrics by split; empty where too few images stand behind them."""
+
+
+class Totals:
+    """Opens the sums of a study at one site, and keeps what of a model never leaves it."""
+
+    def __init__(self, site: SiteFile, study: Study) -> None:
+        self._site, self._study = site, study
+
+    @cached_property
+    def suite(self) -> Suite:
+        """How the site's vectors are sealed, with the private key where there is one.
+
+        Raises:
+            KeyMaterialError: the key cannot be read, or is not the study's.
+            SettingsError: there is no key, or no passphrase.
+        """
+        site = self._site
+        if site.key is None:
+            return create_suite(self._study, None)
+        key = read_private_key(site.key, passphrase=site.passphrase())
+        return create_suite(self._study, key.public, key, engine=site.engine, threads=site.threads)
+
+    def enrolment(self, request: Request) -> Opened:
+        """The counts of all enrolled sites together.
+
+        Raises:
+            PpflError: it is no sum that the study allows to be opened; so for all below.
+        """
+        return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
+
+    def model(self, request: Request) -> tuple[nn.Module, Released]:
+        """The global model of the round before, and the metrics that came with it."""
+        options = self._study.model
+        model = build_model(
+            options.architecture, classes=len(self._study.classes), seed=self._study.seed
+        )
+        if request.round_number == 1:
+            if parameters_sha256(request.start) != options.start_sha256:
+                raise MalformedMessageError(
+                    "the starting parameters are not those whose digest the study names"
+                )
+            set_parameters(model, request.start)
+            self.keep_local(model)
+            return model, {}
+        opened = self._open(
+            self.update_plan(model), request.total, round_number=request.round_number - 1
+        )
+        if self._local_file.exists():
+            set_parameters(model, load_model(self._local_file)[0])
+        set_parameters(model, opened.parameters)
+        return model, self._release("validation", opened.integers)
+
+    def closing(self, request: Request) -> Released:
+        """The metrics of the final model, on both splits."""
+        opened = self._open(
+            closing_plan(self._study), request.total, round_number=request.round_number
+        )
+        released: Released = {}
+        for split in ("validation", "test"):
+            own = {
+                name.removeprefix(f"{split}."): array
+                for name, array in opened.integers.items()
+                if name.startswith(f"{split}.")
+            }
+            released |= self._release(split, own)
+        return released
+
+    def shared(self, model: nn.Module) -> Parameters:
+        """The parameters that the study averages."""
+        return get_parameters(model, batch_norm=self._study.model.batch_norm)
+
+    def keep_local(self, model: nn.Module) -> None:
+        """Keep all parameters for the next round, if some of them are never sent."""
+        if self._study.model.batch_norm == "local":
+            parameters = get_parameters(model, batch_norm="average")
+            save_model(self._local_file, parameters, metadata={})
+
+    def update_plan(self, model: nn.Module) -> VectorPlan:
+        """What lies in an update of this model."""
+        return update_plan(self._study, shapes_of(self.shared(model)))
+
+    @property
+    def _local_file(self) -> Path:
+        return self._site.work / "local.safetensors"
+
+    def _open(self, plan: VectorPlan, wire: bytes, *, round_number: int) -> Opened:
+        vector = self.suite.read(wire, values=plan.values)
+        return plan.open(self.suite, vector, round_number=round_number)
+
+    def _release(self, split: str, integers: Mapping[str, NDArray[np.int64]]) -> Released:
+        """The metrics, unless they rest on so few images that one might be told."""
+        counts = EvaluationCounts.from_arrays(dict(integers))
+        if int(counts.confusion.sum()) < max(1, self._study.federation.release_floor):
+            return {}
+        metrics = compute_metrics(counts, self._study.classes).to_dict()
+        rounded: dict[str, Any] = _rounded(metrics)
+        return {split: rounded}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, _RELEASED_DIGITS)
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return value
