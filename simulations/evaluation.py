@@ -1,46 +1,104 @@
-"""`ppfl evaluate`: a federation's model on any labelled folder."""
+"""`ppfl evaluate` and `ppfl predict`: a federation's model on X-rays, labelled or not."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
-from ppfl.errors import ModelError
-from ppfl.learning.files import load_model
-from ppfl.learning.images import load_images
-from ppfl.learning.metrics import compute_metrics, evaluate
-from ppfl.learning.models import build_model, set_parameters
+from ppfl.errors import DataError
+from ppfl.learning.images import load_images, read_grey
+from ppfl.learning.metrics import compute_metrics
 from ppfl.learning.sources import read_records
+from ppfl.learning.study_model import StudyModel
+
+_NOTE = "A research model, not a medical device: no figure here is a diagnosis."
+
+Model = Annotated[Path, typer.Option(help="model.safetensors of a site")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 
 def evaluate_model(
-    model: Annotated[Path, typer.Option(help="model.safetensors of a site")],
+    model: Model,
     data: Annotated[Path, typer.Option(help="folder or table of labelled X-rays")],
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how well a model does on labelled X-rays.
 
     Example: ppfl evaluate --model model.safetensors --data xrays
     """
-    parameters, metadata = load_model(model)
-    try:
-        classes = tuple(json.loads(metadata["classes"]))
-        mean, deviation = json.loads(metadata["normalisation"])
-        size, architecture = int(metadata["size"]), metadata["architecture"]
-    except (KeyError, TypeError, ValueError):
-        raise ModelError(f"{model}: not the model of a study") from None
-    network = build_model(architecture, classes=len(classes), seed=0)
-    set_parameters(network, parameters)
-    images = load_images(read_records(data, classes=classes), classes=classes, size=size)
-    counts = evaluate(
-        network, images, classes=len(classes), normalisation=(float(mean), float(deviation))
+    kept = StudyModel.read(model)
+    images = load_images(
+        read_records(data, classes=kept.classes), classes=kept.classes, size=kept.size
     )
-    metrics = compute_metrics(counts, classes).to_dict()
+    metrics = compute_metrics(kept.evaluate(images), kept.classes).to_dict()
     if as_json:
         typer.echo(json.dumps(metrics))
+    else:
+        _show_metrics(metrics, kept.classes)
+
+
+def predict_images(
+    images: Annotated[list[Path], typer.Argument(help="X-rays, one file each")],
+    model: Model,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model makes of single X-rays.
+
+    Example: ppfl predict --model model.safetensors chest.png
+    """
+    kept = StudyModel.read(model)
+    if folder := next((path for path in images if path.is_dir()), None):
+        raise DataError(
+            f"{folder}: a folder", hint="name files; for labelled folders: ppfl evaluate"
+        )
+    pixels = np.stack([np.asarray(read_grey(path, size=kept.size).picture) for path in images])
+    told: list[dict[str, Any]] = [
+        {"image": str(path), "class": kept.classes[int(row.argmax())]}
+        | {"probabilities": dict(zip(kept.classes, map(float, row), strict=True))}
+        for path, row in zip(images, kept.predict(pixels), strict=True)
+    ]
+    if as_json:
+        typer.echo(json.dumps(told))
         return
-    for name, value in metrics.items():
-        typer.echo(f"{name}: {value}")
+    table = _table("image", "class", *kept.classes)
+    for answer in told:
+        shares = [f"{share:.3f}" for share in answer["probabilities"].values()]
+        table.add_row(answer["image"], answer["class"], *shares)
+    Console().print(table)
+    Console().print(_NOTE)
+
+
+def _show_metrics(metrics: dict[str, Any], classes: tuple[str, ...]) -> None:
+    out = Console()
+    whole = {name: figure for name, figure in metrics.items() if isinstance(figure, int | float)}
+    for name, figure in whole.items():
+        out.print(f"{name}: {figure if isinstance(figure, int) else f'{figure:.4f}'}")
+    first = metrics["classes"][classes[0]]
+    table = _table("class", *first)
+    for name in classes:
+        table.add_row(name, *(_short(figure) for figure in metrics["classes"][name].values()))
+    out.print(table)
+    table = _table("true \\ predicted", *classes)
+    for name, row in zip(classes, metrics["confusion"], strict=True):
+        table.add_row(name, *map(str, row))
+    out.print(table)
+
+
+def _short(figure: float | None) -> str:
+    if figure is None:
+        return "–"
+    return str(figure) if isinstance(figure, int) else f"{figure:.3f}"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table

@@ -14,13 +14,13 @@ from torch import nn
 from ppfl.errors import DataError, StaleRoundError, StudyMismatchError
 from ppfl.federation import Journal, Opened
 from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept
-from ppfl.learning.files import save_model
 from ppfl.learning.images import ImageSet, load_images, pixel_sums
 from ppfl.learning.memory import keep_freed_memory
 from ppfl.learning.metrics import EvaluationCounts, evaluate
-from ppfl.learning.models import get_parameters, parameters_sha256
+from ppfl.learning.models import parameters_sha256
 from ppfl.learning.sources import read_records
 from ppfl.learning.splits import Split, split_by_group
+from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
 from sites.phase import Phase
@@ -239,19 +239,15 @@ class Hospital:
 
     def _keep(self, model: nn.Module, rounds: int, normalisation: tuple[float, float]) -> str:
         """Write the model of so many rounds to the site's folder; its digest."""
-        digest = parameters_sha256(self._totals.shared(model))
-        save_model(
-            self.site.work / "model.safetensors",
-            get_parameters(model, batch_norm="average"),
-            metadata={
-                "study": self.study.fingerprint(),
-                "architecture": self.study.model.architecture,
-                "classes": json.dumps(self.study.classes),
-                "size": str(self.study.images.size),
-                "normalisation": json.dumps(normalisation),
-                "sha256": digest,
-            },
+        kept = StudyModel(
+            model,
+            self.study.model.architecture,
+            self.study.classes,
+            self.study.images.size,
+            normalisation,
         )
+        kept.write(self.site.work / "model.safetensors", study=self.study.fingerprint())
+        digest = parameters_sha256(self._totals.shared(model))
         self.journal.write(ModelKept(round=rounds, site=self.site.name, sha256=digest))
         return digest
 

@@ -20,6 +20,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model, get_model_weights, list_models
 
 from ppfl.errors import ModelError, NotFiniteError
@@ -134,7 +135,7 @@ def _floating(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
 
-def batch_norm_layers(model: nn.Module) -> dict[str, nn.Module]:
+def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """The model's batch-norm layers by the prefix of their tensors' names, with its final dot."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     return {

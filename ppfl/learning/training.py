@@ -1,4 +1,7 @@
-"""Training at one site between two sums."""
+"""Training at one site between two sums.
+
+[WJ21] Y. Wu, J. Johnson, "Rethinking 'Batch' in BatchNorm", 2021, arXiv 2105.07576, §3.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from ppfl.learning.images import ImageSet
 from ppfl.learning.models import batch_norm_layers, network_input
 from ppfl.settings import TrainingOptions
 
+_STATISTIC_IMAGES = 1024  # enough for statistics that hardly vary from draw to draw
+_STATISTIC_BATCH = 64
 _HIGHEST_CLASS_WEIGHT = 20.0  # over that of the commonest class: one image must not rule a site
 
 
@@ -52,6 +57,10 @@ def train_locally(
 
     A site keeps no state between rounds: the rate depends on the round alone, AdamW's moments start
     at zero. The same arguments on the same number of threads give the same parameters, bit for bit.
+
+    Afterwards batch norm's running statistics are estimated anew, with the parameters as they have
+    become and on images as they are [WJ21]: those gathered in training belong to earlier parameters
+    and to augmented images, and an average of them misleads the network on all sites.
 
     A site with a single image trains with the global statistics of batch norm and leaves them as
     they are, since one image has no variance.
@@ -127,12 +136,35 @@ def train_locally(
             optimiser.step()
             if progress is not None:
                 progress(step + 1, steps)
+        if images > 1:
+            chosen = torch.randperm(images, generator=generator)[:_STATISTIC_IMAGES].numpy()
+            _estimate_statistics(model, data.images[chosen], normalisation)
     return TrainingResult(
         loss=sum(losses[-batches_an_epoch:]) / images,
         steps=steps,
         images=images,
         seconds=time.monotonic() - started,
     )
+
+
+def _estimate_statistics(
+    model: nn.Module, images: NDArray[np.uint8], normalisation: tuple[float, float]
+) -> None:
+    """Set batch norm's running statistics to the means over batches of these images."""
+    layers = [layer for layer in batch_norm_layers(model).values() if layer.track_running_stats]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()  # so that dropout is off
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's word for a mean over all batches
+        layer.train()
+    with torch.no_grad():
+        for batch in np.split(images, _cuts(len(images), _STATISTIC_BATCH)):
+            pixels = torch.from_numpy(batch).unsqueeze(1).float().div_(255)
+            model(network_input(pixels, normalisation))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.train()
 
 
 def _batches(

@@ -35,13 +35,25 @@ HALF = (0.5, 0.5)
 
 
 def predictions(
-    count: int, *, classes: int = 3, skill: float = 1.5, seed: int = 1
+    count: int, *, classes: int = 3, skill: float = 1.5, sureness: float = 1, seed: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
     logits = rng.normal(size=(count, classes)) + skill * (labels[:, None] == np.arange(classes))
-    probabilities = torch.tensor(logits, dtype=torch.float32).softmax(dim=1).numpy()
+    probabilities = torch.tensor(sureness * logits, dtype=torch.float32).softmax(dim=1).numpy()
     return probabilities, labels
+
+
+def exact_auroc(p: NDArray[np.floating[Any]], y: NDArray[np.int64]) -> list[float]:
+    metric = MulticlassAUROC(p.shape[1], average=None)
+    areas: list[float] = metric(torch.tensor(p), torch.tensor(y)).tolist()
+    return areas
+
+
+def aurocs(p: NDArray[np.float32], y: NDArray[np.int64]) -> list[float]:
+    counts = EvaluationCounts.from_predictions(p, y)
+    figures = compute_metrics(counts, [str(i) for i in range(p.shape[1])])
+    return [c.auroc for c in figures.classes.values()]
 
 
 def same(first: EvaluationCounts, second: EvaluationCounts) -> bool:
@@ -72,9 +84,7 @@ def test_the_figures_are_those_of_torchmetrics_on_pooled_images(classes: int, sk
     figures = compute_metrics(EvaluationCounts.from_predictions(p, y), [*map(str, range(classes))])
     given = torch.tensor(p), torch.tensor(y)
 
-    auroc = MulticlassAUROC(classes, average=None, thresholds=200)(*given).numpy()
-    assert [c.auroc for c in figures.classes.values()] == auroc.tolist()
-    assert figures.macro_auroc == pytest.approx(auroc.mean(), abs=1e-6)
+    assert figures.macro_auroc == pytest.approx(MulticlassAUROC(classes)(*given).item(), abs=1e-3)
     confusion = MulticlassConfusionMatrix(classes)(*given).tolist()
     assert [list(row) for row in figures.confusion] == confusion
     accuracy = MulticlassAccuracy(classes, average="micro")(*given).item()
@@ -91,7 +101,7 @@ def test_the_figures_are_near_scikit_learns_exact_ones(skill: float) -> None:
     p, y = predictions(2000, skill=skill)
     figures = compute_metrics(EvaluationCounts.from_predictions(p, y), NAMES)
     for index, metrics in enumerate(figures.classes.values()):
-        assert metrics.auroc == pytest.approx(roc_auc_score(y == index, p[:, index]), abs=0.005)
+        assert metrics.auroc == pytest.approx(roc_auc_score(y == index, p[:, index]), abs=1e-3)
         assert metrics.images == (y == index).sum()
     wide = p.astype(np.float64)
     wide /= wide.sum(axis=1, keepdims=True)
@@ -102,17 +112,50 @@ def test_the_figures_are_near_scikit_learns_exact_ones(skill: float) -> None:
     assert figures.brier == pytest.approx(brier, abs=1e-5)
 
 
-def test_probabilities_on_the_thresholds_fall_as_torchmetrics_bins_them() -> None:
-    edges = torch.linspace(0, 1, 200)
-    p = torch.stack([edges, 1 - edges], dim=1)
-    y = torch.arange(200) % 2
-    metric = MulticlassAUROC(2, average=None, thresholds=200)
-    expected = metric(p, y).tolist()
-    scores = EvaluationCounts.from_predictions(p.numpy(), y.numpy()).scores
-    reached = scores[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
-    np.testing.assert_array_equal(reached.transpose(2, 0, 1), metric.confmat[:, :, :, 1].numpy())
-    figures = compute_metrics(EvaluationCounts.from_predictions(p.numpy(), y.numpy()), "ab")
-    assert [c.auroc for c in figures.classes.values()] == expected
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("skill", [0.2, 1.5, 2.5])
+@pytest.mark.parametrize("sureness", [0.1, 0.3, 1, 5, 30])
+def test_the_auroc_is_torchmetrics_exact_one_for_sure_and_unsure_models(
+    classes: int, skill: float, sureness: float
+) -> None:
+    p, y = predictions(5000, classes=classes, skill=skill, sureness=sureness)
+    assert aurocs(p, y) == pytest.approx(exact_auroc(p, y), abs=1e-3)
+
+
+@pytest.mark.parametrize("doubt", [1e-6, 1e-7, 0])
+def test_the_auroc_of_saturated_probabilities(doubt: float) -> None:
+    p, y = predictions(5000, sureness=10)
+    p = np.minimum(p, np.float32(1 - doubt))
+    assert (p == p.max()).mean() > 0.1
+    assert aurocs(p, y) == pytest.approx(exact_auroc(p, y), abs=1e-3)
+
+
+def test_scores_in_one_bin_are_equal_and_no_other_error_is_made() -> None:
+    p, y = predictions(200, sureness=0.01)
+    rank = np.arange(200)
+    bins = [
+        [
+            rank @ EvaluationCounts.from_predictions(q[None], np.array([0])).scores.sum(axis=1)[c]
+            for c in range(3)
+        ]
+        for q in p
+    ]
+    assert aurocs(p, y) == pytest.approx(exact_auroc(np.array(bins) / 200, y), abs=1e-6)
+
+
+def test_the_bins_are_those_documented() -> None:
+    steps = np.linspace(math.asinh(-1000), math.asinh(200), 199)
+    edges = torch.tensor(0.1 * np.sinh(steps) - math.log(2)).sigmoid().float().numpy()
+    edges = edges[edges < 1]
+    for values, reached in ((edges, 1), (np.nextafter(edges, np.float32(0)), 0)):
+        p = np.stack([values] * 3, axis=1)
+        scores = EvaluationCounts.from_predictions(p, np.zeros(len(p), np.int64)).scores
+        assert np.repeat(np.arange(200), scores[0, 1]).tolist() == [
+            i + reached for i in range(len(edges))
+        ]
+    ends = np.array([[0, 1, 0]], np.float32)
+    scores = EvaluationCounts.from_predictions(ends, np.array([1])).scores
+    assert [scores[0, 0, 0], scores[1, 1, -1], scores[2, 0, 0]] == [1, 1, 1]
 
 
 def test_certain_predictions_are_bounded_and_stay_in_the_last_bin() -> None:
@@ -122,6 +165,22 @@ def test_certain_predictions_are_bounded_and_stay_in_the_last_bin() -> None:
     assert counts.loss == 32 * 2**20
     assert counts.brier == 2 * 2**20
     assert compute_metrics(counts, "ab").ece == pytest.approx(0.5)
+
+
+def test_certainty_shares_the_last_bin_where_torchmetrics_opens_a_sixteenth() -> None:
+    p, y = np.array([[1, 0], [0.95, 0.05]], np.float32), np.array([1, 0])
+    ece = compute_metrics(EvaluationCounts.from_predictions(p, y), "ab").ece
+    assert ece == pytest.approx(0.975 - 0.5, abs=1e-6)
+    metric = MulticlassCalibrationError(2, n_bins=15)
+    assert metric(torch.tensor(p), torch.tensor(y)).item() == pytest.approx((1 + 0.05) / 2)
+    below = np.minimum(p, np.nextafter(np.float32(1), np.float32(0)))
+    assert ece == pytest.approx(metric(torch.tensor(below), torch.tensor(y)).item(), abs=1e-6)
+
+
+def test_a_confidence_between_two_calibration_bins_is_in_the_lower() -> None:
+    p = np.array([[0.6, 0.4], [np.nextafter(np.float32(0.6), np.float32(1)), 0.4]], np.float32)
+    counts = EvaluationCounts.from_predictions(p, np.array([0, 0]))
+    assert counts.calibration[8:10, 0].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("present", [[0, 1], [2], []])

@@ -242,7 +242,7 @@ def test_whole_numbers_are_no_parameters() -> None:
 def test_parameters_round_trip(batch_norm: Literal["average", "local"], tmp_path: Path) -> None:
     source, target = build_model(SMALL, classes=3, seed=1), small()
     with torch.no_grad():
-        next(iter(batch_norm_layers(source).values())).running_mean.fill_(3)  # type: ignore[operator]
+        next(iter(batch_norm_layers(source).values())).running_mean.fill_(3)  # type: ignore[union-attr]
     sent = get_parameters(source, batch_norm=batch_norm)
     save_model(tmp_path / "m", sent, metadata={})
     set_parameters(target, load_model(tmp_path / "m")[0])

@@ -27,10 +27,11 @@ class Tiny(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(8, classes))
-        self.seen: list[torch.Tensor] = []
+        self.seen: list[torch.Tensor] = []  # in training steps
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen.append(images.detach().clone())
+        if torch.is_grad_enabled():
+            self.seen.append(images.detach().clone())
         logits: torch.Tensor = self.head(self.body(images).mean(dim=(2, 3)))
         return logits
 
@@ -126,6 +127,20 @@ def test_each_epoch_shows_each_image_once() -> None:
     for epoch in epochs:
         np.testing.assert_allclose(sorted(epoch.tolist()), expected, rtol=1e-4, atol=1e-3)
     assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_statistics_are_those_of_the_plain_images_under_the_final_parameters() -> None:
+    model, data = tiny(), images(50)
+    train(model, data, PLAIN.model_copy(update={"augmentation": True, "local_epochs": 3}))
+    pixels = torch.from_numpy(((data.images / 255 - 0.5) / 0.25).astype(np.float32))
+    with torch.no_grad():
+        maps = model.body[0](pixels[:, None].expand(-1, 3, -1, -1))
+    norm = model.body[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.momentum == 0.1
+    torch.testing.assert_close(norm.running_mean, maps.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, maps.var(dim=(0, 2, 3)))
+    assert model.training
 
 
 def test_a_single_image_trains_and_leaves_the_statistics_of_batch_norm() -> None:

@@ -6,30 +6,60 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ppfl.errors import ModelError
-from ppfl.learning.files import save_model
-from ppfl.learning.models import build_model, get_parameters
+from ppfl.errors import DataError, ModelError
+from ppfl.learning.files import load_model, save_model
+from ppfl.learning.models import build_model
+from ppfl.learning.study_model import StudyModel
 from ppfl.xray import write_phantoms
 from simulations.main import _app
 
+_CLASSES = ("Normal", "Nodule")
 
-def test_a_model_is_evaluated_on_a_folder(tmp_path: Path) -> None:
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    network = build_model("squeezenet1_1", classes=2, seed=1)
+    path = tmp_path / "model.safetensors"
+    StudyModel(network, "squeezenet1_1", _CLASSES, 64, (0.5, 0.5)).write(path, study="ab")
+    return path
+
+
+def _told(*arguments: str) -> str:
+    return CliRunner().invoke(_app, arguments, catch_exceptions=False).stdout
+
+
+def test_a_model_is_evaluated_on_a_folder(tmp_path: Path, model: Path) -> None:
     write_phantoms(tmp_path / "xrays", counts={"Normal": 3, "Nodule": 4}, size=64, seed=1)
-    model = build_model("squeezenet1_1", classes=2, seed=1)
-    metadata = {
-        "architecture": "squeezenet1_1",
-        "classes": '["Normal", "Nodule"]',
-        "size": "64",
-        "normalisation": "[0.5, 0.5]",
-    }
-    parameters = get_parameters(model, batch_norm="average")
-    save_model(tmp_path / "model.safetensors", parameters, metadata=metadata)
-    arguments = ["evaluate", "--model", str(tmp_path / "model.safetensors")]
-    arguments += ["--data", str(tmp_path / "xrays"), "--json"]
-    told = json.loads(CliRunner().invoke(_app, arguments).stdout)
+    arguments = ("evaluate", "--model", str(model), "--data", str(tmp_path / "xrays"))
+    told = json.loads(_told(*arguments, "--json"))
     assert told["images"] == 7
-    assert set(told["classes"]) == {"Normal", "Nodule"}
-    save_model(tmp_path / "other.safetensors", parameters, metadata={})
-    arguments[2] = str(tmp_path / "other.safetensors")
+    assert set(told["classes"]) == set(_CLASSES)
+    assert f"accuracy: {told['accuracy']:.4f}" in _told(*arguments)
+
+
+def test_single_images_get_probabilities(tmp_path: Path, model: Path) -> None:
+    write_phantoms(tmp_path / "xrays", counts={"Normal": 2, "Nodule": 0}, size=64, seed=1)
+    files = sorted(map(str, (tmp_path / "xrays").rglob("*.png")))
+    told = json.loads(_told("predict", "--model", str(model), *files, "--json"))
+    assert [answer["image"] for answer in told] == files
+    for answer in told:
+        shares = answer["probabilities"]
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert shares[answer["class"]] == max(shares.values())
+    assert "not a medical device" in _told("predict", "--model", str(model), *files)
+    with pytest.raises(DataError, match="a folder"):
+        _told("predict", "--model", str(model), str(tmp_path))
+
+
+def test_a_file_that_is_no_study_model_is_refused(tmp_path: Path, model: Path) -> None:
+    parameters, metadata = load_model(model)
+    other = tmp_path / "other.safetensors"
+    save_model(other, parameters, metadata={})
     with pytest.raises(ModelError, match="not the model of a study"):
-        CliRunner().invoke(_app, arguments, catch_exceptions=False)
+        StudyModel.read(other)
+    name = next(iter(parameters))
+    changed = {**parameters, name: parameters[name] + 1}
+    keep = {key: value for key, value in metadata.items() if key != "ppfl_order"}
+    save_model(other, changed, metadata=keep)
+    with pytest.raises(ModelError, match="not those that were written"):
+        StudyModel.read(other)

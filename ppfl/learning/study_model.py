@@ -1,0 +1,93 @@
+"""The model that a study ends with, in one file with all that is needed to use it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ppfl.errors import ModelError
+from ppfl.learning.files import load_model, save_model
+from ppfl.learning.images import ImageSet
+from ppfl.learning.metrics import EvaluationCounts, evaluate, predict
+from ppfl.learning.models import build_model, get_parameters, parameters_sha256, set_parameters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyModel:
+    """A trained network and what its input and output mean.
+
+    ``size`` is the side of the square input in pixels, ``normalisation`` mean and standard
+    deviation of a pixel in [0, 1].
+    """
+
+    network: nn.Module
+    architecture: str
+    classes: tuple[str, ...]
+    size: int
+    normalisation: tuple[float, float]
+
+    def write(self, path: Path, *, study: str) -> None:
+        """Write it as safetensors, for its owner's eyes; ``study`` is the study's fingerprint.
+
+        Raises:
+            ModelError: the file cannot be written.
+        """
+        parameters = get_parameters(self.network, batch_norm="average")
+        save_model(
+            path,
+            parameters,
+            metadata={
+                "study": study,
+                "architecture": self.architecture,
+                "classes": json.dumps(self.classes),
+                "size": str(self.size),
+                "normalisation": json.dumps(self.normalisation),
+                "sha256": parameters_sha256(parameters),
+            },
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The model in a file that ``write`` made.
+
+        Raises:
+            ModelError: the file cannot be read, is damaged, or is no model of a study.
+        """
+        parameters, metadata = load_model(path)
+        try:
+            classes = tuple(str(name) for name in json.loads(metadata["classes"]))
+            mean, deviation = (float(number) for number in json.loads(metadata["normalisation"]))
+            size, architecture = int(metadata["size"]), metadata["architecture"]
+            sha256 = metadata["sha256"]
+        except (KeyError, TypeError, ValueError):
+            raise ModelError(f"{path}: not the model of a study") from None
+        if parameters_sha256(parameters) != sha256:
+            raise ModelError(f"{path}: the parameters are not those that were written")
+        network = build_model(architecture, classes=len(classes), seed=0)
+        set_parameters(network, parameters)
+        return cls(network, architecture, classes, size, (mean, deviation))
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (n, classes) for 8-bit grey images (n, size, size).
+
+        Raises:
+            NotFiniteError: the network answers with NaN or infinity.
+        """
+        return predict(self.network, images, normalisation=self.normalisation)
+
+    def evaluate(self, images: ImageSet) -> EvaluationCounts:
+        """The counts of the model on labelled images.
+
+        Raises:
+            DataError: a label is no class.
+            NotFiniteError: the network answers with NaN or infinity.
+        """
+        return evaluate(
+            self.network, images, classes=len(self.classes), normalisation=self.normalisation
+        )
