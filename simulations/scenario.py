@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from ppfl.errors import SettingsError
 from ppfl.learning.splits import Partition
-from ppfl.settings import Section, check_settings
+from ppfl.settings import Section, Study, check_settings
 from ppfl.settings.study import Name
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -85,26 +86,6 @@ def read_scenario(
     return check_settings(table, Scenario, where=str(path))
 
 
-_PLACES: dict[str, tuple[str, ...]] = {
-    "images": ("size", "normalisation", "validation", "test"),
-    "model": ("architecture", "start", "batch_norm"),
-    "training": (
-        "rounds",
-        "local_epochs",
-        "batch_size",
-        "learning_rate",
-        "weight_decay",
-        "warmup",
-        "label_smoothing",
-        "class_weighting",
-        "augmentation",
-    ),
-    "encryption": ("custody", "value_bits", "headroom_bits", "clipped_tolerance"),
-    "federation": ("minimum_sites", "deadline_s", "release_floor"),
-}
-_SIMULATED = ("data", "key_bits", "engine", "weights", "partition")
-
-
 def _apply(table: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key:
@@ -113,19 +94,33 @@ def _apply(table: dict[str, Any], change: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    path = key.split(".")
-    if len(path) == 1:
-        if key in _SIMULATED:
-            path = ["simulation", key]
-        else:
-            places = [section for section, names in _PLACES.items() if key in names]
-            path = ["study", *places, key]
-    elif path[0] in _PLACES:
-        path = ["study", *path]
-    elif path[0] not in ("study", "simulation"):
-        path = ["simulation", *path]
+    path = _place_of(key)
     for part in path[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise SettingsError(f"--set {change}: {part} is no table")
     table[path[-1]] = value
+
+
+def _place_of(key: str) -> list[str]:
+    """Where a key stands in a scenario: whole paths as they are, short ones found in the models."""
+    path = key.split(".")
+    sections: dict[str, set[str]] = {
+        name: set(getattr(info.annotation, "model_fields", ()))
+        for name, info in Study.model_fields.items()
+    }
+    if path[0] in ("study", "simulation"):
+        return path
+    if path[0] in sections:
+        return ["study", *path]
+    if path[0] in Simulated.model_fields:
+        return ["simulation", *path]
+    found = [section for section, names in sections.items() if key in names]
+    if len(found) == 1:
+        return ["study", found[0], key]
+    known = sorted({*sections, *Simulated.model_fields}.union(*sections.values()))
+    near = ", ".join(difflib.get_close_matches(key, known))
+    raise SettingsError(
+        f"--set {key}: no such setting",
+        hint=f"near it: {near}" if near else "docs/study.md lists all",
+    )

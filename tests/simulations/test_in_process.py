@@ -13,27 +13,8 @@ from ppfl.federation.journal import LeftHospital, SiteFailed, StudyClosed
 from ppfl.report import summarise
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
-from simulations.scenario import Scenario, read_scenario
-
-_COUNTS = {"Normal": 8, "Effusion": 8}
-
-
-def _scenario(custody: str) -> Scenario:
-    hospitals = [{"name": name, "counts": _COUNTS} for name in ("east", "north", "west")]
-    return Scenario.model_validate(
-        {
-            "study": {
-                "name": "tiny",
-                "classes": ["Normal", "Effusion"],
-                "images": {"size": 64},
-                "model": {"architecture": "squeezenet1_1"},
-                "training": {"rounds": 2, "batch_size": 8},
-                "encryption": {"custody": custody},
-                "federation": {"release_floor": 1},
-            },
-            "simulation": {"phantoms": hospitals, "key_bits": 2048},
-        }
-    )
+from simulations.scenario import read_scenario
+from tests.simulations.tiny import tiny_scenario
 
 
 def _result(folder: Path) -> dict[str, object]:
@@ -45,7 +26,7 @@ def test_encryption_changes_no_bit_of_the_model(tmp_path: Path) -> None:
     results = []
     for custody in ("shared", "unsafe_plaintext"):
         folder = tmp_path / custody
-        prepare(_scenario(custody), folder)
+        prepare(tiny_scenario(custody), folder)
         run_in_process(folder)
         results.append(_result(folder))
     sealed, plain = results
@@ -61,7 +42,7 @@ def test_encryption_changes_no_bit_of_the_model(tmp_path: Path) -> None:
 
 
 def test_a_site_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    prepare(_scenario("unsafe_plaintext"), tmp_path / "run")
+    prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
     broken = tmp_path / "run" / "sites" / "north"
     picture = next((broken / "xrays").rglob("*.png"))
     picture.write_bytes(b"no picture")
@@ -76,7 +57,7 @@ def test_a_site_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
 
 def test_without_a_quorum_the_study_stops_and_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    prepare(_scenario("unsafe_plaintext"), folder)
+    prepare(tiny_scenario("unsafe_plaintext"), folder)
     others = [folder / "sites" / name / "study.toml" for name in ("north", "west")]
     agreed = others[0].read_text()
     for path in others:
@@ -94,7 +75,7 @@ def test_without_a_quorum_the_study_stops_and_resumes(tmp_path: Path) -> None:
     run_in_process(folder)
     assert _result(folder)["model_sha256"]
     with pytest.raises(RunError, match="holds a run already"):
-        prepare(_scenario("unsafe_plaintext"), folder)
+        prepare(tiny_scenario("unsafe_plaintext"), folder)
 
 
 def test_scenarios_take_changes_and_refuse_nonsense() -> None:
@@ -102,6 +83,15 @@ def test_scenarios_take_changes_and_refuse_nonsense() -> None:
     assert changed.study["training"]["rounds"] == 7
     assert changed.study["encryption"]["value_bits"] == 20
     assert changed.simulation.engine == "reference"
+    changed = read_scenario(
+        "covid", changes=["seed=3", "images.size=64", "partition={kind='column'}"]
+    )
+    assert changed.study["seed"] == 3
+    assert changed.study["images"]["size"] == 64
+    assert changed.simulation.partition.kind == "column"
+    with pytest.raises(SettingsError, match="no such setting") as told:
+        read_scenario("quickstart", changes=["learning_rat=1"])
+    assert "learning_rate" in told.value.hint
     with pytest.raises(SettingsError, match="built in are covid, quickstart"):
         read_scenario("none")
     with pytest.raises(SettingsError, match="key=value"):

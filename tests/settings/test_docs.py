@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from ppfl.learning.splits import Partition
+from ppfl.settings import Section, SiteFile, Study
+from simulations.scenario import PhantomHospital, Simulated
+
+_PAGE = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    sections = [info.annotation for info in Study.model_fields.values()]
+    kinds = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, Section)]
+    for kind in [*kinds, Simulated, PhantomHospital, Partition, SiteFile]:
+        for name, info in kind.model_fields.items():
+            rows = [line for line in _PAGE.splitlines() if line.startswith(f"| `{name}` |")]
+            assert rows, f"{name} is not in docs/study.md"
+            if isinstance(info.default, int | float) and not isinstance(info.default, bool):
+                assert any(f"| `{info.default}` |" in row for row in rows), name
