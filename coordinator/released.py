@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 
-from flwr.app import ConfigRecord
-
 from ppfl.federation import Journal
 from ppfl.federation.journal import Alarm, MetricsReleased
+from sites.requests import Answer, ReleasedSplit
 
 
 class Released:
@@ -16,17 +15,16 @@ class Released:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._metrics: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+        self._metrics: dict[tuple[int, ReleasedSplit], dict[str, str]] = defaultdict(dict)
         self._models: dict[int, dict[str, str]] = defaultdict(dict)
 
-    def note(self, site: str, clear: ConfigRecord) -> None:
+    def note(self, site: str, answer: Answer) -> None:
         """Keep what one answer says."""
-        number = int(str(clear["released-round"]))
-        if digest := str(clear["model-sha256"]):
-            self._models[number + 1][site] = digest
-        for split, metrics in json.loads(str(clear["released"])).items():
-            if split in ("validation", "test"):
-                self._metrics[number, split][site] = json.dumps(metrics, sort_keys=True)
+        if answer.model_sha256:
+            self._models[answer.released_round + 1][site] = answer.model_sha256
+        for split, metrics in answer.released.items():
+            told = json.dumps(metrics, sort_keys=True)
+            self._metrics[answer.released_round, split][site] = told
 
     def publish(self) -> None:
         """Write what the sites reported to the journal, and an alarm where they disagree."""
@@ -38,7 +36,7 @@ class Released:
             self._journal.write(
                 MetricsReleased(
                     round=number,
-                    split="test" if split == "test" else "validation",
+                    split=split,
                     sites=agreeing,
                     metrics=json.loads(text),
                 )

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from coordinator.released import Released
 from ppfl.crypto import read_public_key
-from ppfl.errors import PpflError, QuorumError
+from ppfl.errors import MalformedMessageError, PpflError, QuorumError
 from ppfl.federation import Aggregation, Checkpoint, Journal, VectorPlan
 from ppfl.federation.journal import (
     Alarm,
@@ -32,7 +33,8 @@ from ppfl.federation.journal import (
 )
 from ppfl.learning.files import load_model
 from ppfl.settings import Study
-from sites.messages import SEALED, read_sealed, write_sealed
+from sites.messages import read_answer, write_request
+from sites.requests import Answer, Refusal, Request
 from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
 
 _POLL_S = 0.2
@@ -40,13 +42,12 @@ _VERSIONS = ("ppfl", "flwr", "phe", "gmpy2", "numpy", "torch", "torchvision")
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answered:
     """One node's answer that is not a refusal."""
 
     node: int
     site: str
-    sealed: bytes
-    clear: ConfigRecord
+    answer: Answer
 
 
 class Coordinator:
@@ -149,10 +150,10 @@ class Coordinator:
         """Enroll every node that is not enrolled yet: all of them first, a late one later."""
         new = [node for node in self._grid.get_node_ids() if node not in self._sites]
         if new:
-            for answer in self._ask("query.enroll", new, self._request(round_number=0), 0):
-                if self._accept(self._enrolment, answer, 0):
-                    self._sites[answer.node] = answer.site
-                    event = SiteEnrolled(site=answer.site, bytes_up=len(answer.sealed))
+            for answered in self._ask("query.enroll", new, self._request(0), 0):
+                if self._accept(self._enrolment, answered, 0):
+                    self._sites[answered.node] = answered.site
+                    event = SiteEnrolled(site=answered.site, bytes_up=len(answered.answer.sealed))
                     self.journal.write(event)
         self._enrolled = self._enrolment.total().to_bytes()
 
@@ -160,20 +161,16 @@ class Coordinator:
         started = time.monotonic()
         sites = tuple(self._sites.values())
         self.journal.write(RoundStarted(round=number, sites=sites))
-        content = self._request(round_number=number)
-        write_sealed(content, "enrolled", self._enrolled)
-        if number == 1:
-            content["start"] = ArrayRecord({name: Array(a) for name, a in self._start.items()})
-            bytes_down = len(self._enrolled) + sum(array.nbytes for array in self._start.values())
-        else:
-            write_sealed(content, "total", self._total)
-            bytes_down = len(self._enrolled) + len(self._total)
+        start = self._start if number == 1 else {}
+        content = self._request(number, enrolled=self._enrolled, total=self._total, start=start)
+        bytes_down = len(self._enrolled) + len(self._total)
+        bytes_down += sum(array.nbytes for array in start.values())
         aggregation = self._aggregation(self._updates)
-        for answer in self._ask(MessageType.TRAIN, list(self._sites), content, number):
+        for answered in self._ask(MessageType.TRAIN, list(self._sites), content, number):
             began = time.monotonic()
-            if self._accept(aggregation, answer, number):
+            if self._accept(aggregation, answered, number):
                 add_s = round(time.monotonic() - began, 3)
-                self._record(answer, number, bytes_down=bytes_down, add_s=add_s)
+                self._record(answered, number, bytes_down=bytes_down, add_s=add_s)
         total = aggregation.total().to_bytes()
         checkpoint = Checkpoint(self.study.fingerprint(), self._run, number, total)
         checkpoint.write(self._checkpoint_file)
@@ -190,19 +187,16 @@ class Coordinator:
 
     def _close(self, started: float) -> None:
         number = self._done + 1
-        content = self._request(round_number=number)
-        write_sealed(content, "enrolled", self._enrolled)
-        write_sealed(content, "total", self._total)
+        content = self._request(number, enrolled=self._enrolled, total=self._total)
         aggregation = self._aggregation(closing_plan(self.study))
         models: list[str] = []
-        for answer in self._ask("query.close", list(self._sites), content, number):
-            if self._accept(aggregation, answer, number):
-                self._released.note(answer.site, answer.clear)
-                models.append(str(answer.clear["model-sha256"]))
-        content = self._request(round_number=number)
-        write_sealed(content, "total", aggregation.total().to_bytes())
-        for answer in self._ask("query.release", list(self._sites), content, number):
-            self._released.note(answer.site, answer.clear)
+        for answered in self._ask("query.close", list(self._sites), content, number):
+            if self._accept(aggregation, answered, number):
+                self._released.note(answered.site, answered.answer)
+                models.append(answered.answer.model_sha256)
+        content = self._request(number, total=aggregation.total().to_bytes())
+        for answered in self._ask("query.release", list(self._sites), content, number):
+            self._released.note(answered.site, answered.answer)
         self._released.publish()
         self.journal.write(
             StudyClosed(
@@ -213,22 +207,21 @@ class Coordinator:
             )
         )
 
-    def _record(self, answer: _Answer, number: int, *, bytes_down: int, add_s: float) -> None:
-        seconds = {str(k): float(v) for k, v in json.loads(str(answer.clear["seconds"])).items()}
-        clipped = int(str(answer.clear["clipped"]))
+    def _record(self, answered: _Answered, number: int, *, bytes_down: int, add_s: float) -> None:
+        answer, clipped = answered.answer, answered.answer.clipped
         self.journal.write(
             SiteAnswered(
                 round=number,
-                site=answer.site,
+                site=answered.site,
                 bytes_up=len(answer.sealed),
                 bytes_down=bytes_down,
-                seconds=seconds | {"add": add_s},
+                seconds=dict(answer.seconds) | {"add": add_s},
                 clipped=clipped,
             )
         )
-        self._released.note(answer.site, answer.clear)
+        self._released.note(answered.site, answered.answer)
         if clipped:
-            sentence = f"{answer.site} clipped {clipped} of {self._updates.values} values"
+            sentence = f"{answered.site} clipped {clipped} of {self._updates.values} values"
             self.journal.write(Alarm(round=number, code="clipping", sentence=sentence))
 
     def _aggregation(self, plan: VectorPlan) -> Aggregation:
@@ -240,28 +233,25 @@ class Coordinator:
             minimum_sites=federation.minimum_sites,
         )
 
-    def _accept(self, aggregation: Aggregation, answer: _Answer, number: int) -> bool:
+    def _accept(self, aggregation: Aggregation, answered: _Answered, number: int) -> bool:
         """Whether an answer went into the total; if not, the journal says why."""
         try:
-            aggregation.accept(answer.site, answer.sealed)
+            aggregation.accept(answered.site, answered.answer.sealed)
         except PpflError as error:
             failed = SiteFailed(
-                round=number, site=answer.site, code=error.code, sentence=str(error)
+                round=number, site=answered.site, code=error.code, sentence=str(error)
             )
             self.journal.write(failed)
             return False
         return True
 
-    def _request(self, *, round_number: int) -> RecordDict:
-        content = RecordDict()
-        content["request"] = ConfigRecord(
-            {"study": self.study.fingerprint(), "run": self._run, "round": round_number}
-        )
-        return content
+    def _request(self, round_number: int, **fields: Any) -> RecordDict:
+        study = self.study.fingerprint()
+        return write_request(Request(study, self._run, round_number, **fields))
 
     def _ask(
         self, kind: str, nodes: list[int], content: RecordDict, number: int
-    ) -> Iterator[_Answer]:
+    ) -> Iterator[_Answered]:
         """Answers as they arrive, until all are there or the deadline has passed."""
         deadline_s = self.study.federation.deadline_s
         messages = [
@@ -275,37 +265,34 @@ class Coordinator:
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is None:
                     continue
-                try:
-                    yield self._read(node, reply)
-                except _Refusal as refusal:
-                    self._failed(number, node, refusal.site, refusal.code, refusal.sentence)
+                told = self._read(node, reply)
+                if isinstance(told, Refusal):
+                    self._failed(number, node, told)
+                else:
+                    yield told
             if not arrived:
                 time.sleep(_POLL_S)
         for node in waiting.values():
             sentence = f"No answer within {deadline_s:g} s."
-            self._failed(number, node, "", "deadline", sentence)
+            self._failed(number, node, Refusal("", "deadline", sentence))
 
-    def _read(self, node: int, reply: Message) -> _Answer:
+    def _read(self, node: int, reply: Message) -> _Answered | Refusal:
         if reply.has_error():
-            raise _Refusal("", f"flower-{reply.error.code}", "Flower lost the site or its process.")
-        records = reply.content.config_records
-        if refusal := records.get("refusal"):
-            raise _Refusal(*(str(refusal[key])[:200] for key in ("site", "code", "sentence")))
+            sentence = "Flower lost the site or its process."
+            return Refusal("", f"flower-{reply.error.code}", sentence)
         try:
-            clear = records["answer"]
-            site = str(clear["site"])
-            return _Answer(node, site, read_sealed(reply.content, SEALED), clear)
-        except (KeyError, ValueError):
-            raise _Refusal("", "malformed-message", "The answer is not of this study.") from None
+            told = read_answer(reply.content)
+        except MalformedMessageError as error:
+            return Refusal("", error.code, str(error))
+        if isinstance(told, Refusal):
+            return told
+        site, answer = told
+        if self._sites.get(node, site) != site:
+            return Refusal("", "wrong-site", "The answer bears the name of another site.")
+        return _Answered(node, site, answer)
 
-    def _failed(self, number: int, node: int, site: str, code: str, sentence: str) -> None:
-        name = self._sites.get(node) or site or f"node {node}"
-        self.journal.write(SiteFailed(round=number, site=name, code=code, sentence=sentence))
-
-
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error of this process
-    """A site's answer that carries no vector."""
-
-    def __init__(self, site: str, code: str, sentence: str) -> None:
-        super().__init__(code)
-        self.site, self.code, self.sentence = site, code, sentence
+    def _failed(self, number: int, node: int, refusal: Refusal) -> None:
+        name = self._sites.get(node) or refusal.site or f"node {node}"
+        self.journal.write(
+            SiteFailed(round=number, site=name, code=refusal.code, sentence=refusal.sentence)
+        )

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ppfl.errors import MalformedMessageError, PpflError, SettingsError
+from ppfl.errors import PpflError, SettingsError
 from ppfl.federation.journal import Journal, Refused
 from ppfl.settings import SiteFile
 from sites.folders import run_folder
 from sites.hospital import Hospital
-from sites.messages import SEALED, read_sealed, write_sealed
-from sites.requests import Answer, Request
+from sites.messages import read_request, write_answer, write_refusal
+from sites.requests import Answer, Refusal, Request
 
 app = ClientApp()
 _log = logging.getLogger("ppfl.site")
@@ -55,9 +52,9 @@ def _answer(
     site, round_number = None, 0
     try:
         site = SiteFile.read(_site_file(context))
-        request = _read_request(message.content)
+        request = read_request(message.content)
         round_number = request.round_number
-        content = _write_answer(site.name, act(Hospital(site), request))
+        content = write_answer(site.name, act(Hospital(site), request))
     except PpflError as error:
         content = _refuse(site, round_number, error.code, error.public_sentence, str(error))
     except Exception as error:
@@ -80,42 +77,6 @@ def _site_file(context: Context) -> Path:
     return places[int(str(context.node_config["partition-id"]))] / "site.toml"
 
 
-def _read_request(content: RecordDict) -> Request:
-    try:
-        config = content.config_records["request"]
-        start = {
-            name: np.asarray(array.numpy(), np.float32)
-            for name, array in content.array_records.get("start", ArrayRecord()).items()
-        }
-        return Request(
-            study=str(config["study"]),
-            run=str(config["run"]),
-            round_number=int(str(config["round"])),
-            enrolled=read_sealed(content, "enrolled"),
-            total=read_sealed(content, "total"),
-            start=start,
-        )
-    except (KeyError, TypeError, ValueError):
-        raise MalformedMessageError("the coordinator's request is incomplete") from None
-
-
-def _write_answer(site: str, answer: Answer) -> RecordDict:
-    content = RecordDict()
-    content["answer"] = ConfigRecord(
-        {
-            "site": site,
-            "released": json.dumps(dict(answer.released), sort_keys=True),
-            "released-round": answer.released_round,
-            "model-sha256": answer.model_sha256,
-            "seconds": json.dumps(dict(answer.seconds)),
-            "clipped": answer.clipped,
-        }
-    )
-    if answer.sealed:
-        write_sealed(content, SEALED, answer.sealed)
-    return content
-
-
 def _refuse(
     site: SiteFile | None, round_number: int, code: str, sentence: str, reason: str
 ) -> RecordDict:
@@ -123,7 +84,4 @@ def _refuse(
     if site is not None:
         journal = Journal(site.work / "journal.jsonl")
         journal.write(Refused(round=round_number, code=code, reason=reason))
-    fields: dict[str, Any] = {"site": site.name if site else "", "code": code, "sentence": sentence}
-    content = RecordDict()
-    content["refusal"] = ConfigRecord(fields)
-    return content
+    return write_refusal(Refusal(site.name if site else "", code, sentence))

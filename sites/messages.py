@@ -1,13 +1,125 @@
-"""How sealed vectors travel in Flower's messages, in both directions."""
+"""Requests and answers as Flower's records, read as strictly as bytes from a stranger."""
 
 from __future__ import annotations
 
-from flwr.app import Array, ArrayRecord, RecordDict
+from typing import Annotated, Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ppfl.errors import MalformedMessageError
+from ppfl.settings import Name, Sha256
+from sites.requests import Answer, Refusal, ReleasedSplit, Request
 
 SEALED = "sealed"
 """The record in which a site's own vector travels."""
 
 _STYPE = "ppfl.sealed.v1"  # no other code can take these bytes for numbers and average them
+_LONGEST = 200  # characters of a refusal that are kept
+
+
+class _Clear(BaseModel):
+    """The part of an answer that is not sealed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    site: Name
+    released: dict[ReleasedSplit, dict[str, Any]]
+    released_round: int
+    model_sha256: Sha256
+    seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    clipped: Annotated[int, Field(ge=0)]
+
+
+def write_request(request: Request) -> RecordDict:
+    """A request as a message's content."""
+    content = RecordDict()
+    content["request"] = ConfigRecord(
+        {"study": request.study, "run": request.run, "round": request.round_number}
+    )
+    if request.enrolled:
+        write_sealed(content, "enrolled", request.enrolled)
+    if request.total:
+        write_sealed(content, "total", request.total)
+    if request.start:
+        content["start"] = ArrayRecord({name: Array(a) for name, a in request.start.items()})
+    return content
+
+
+def read_request(content: RecordDict) -> Request:
+    """The coordinator's request.
+
+    Raises:
+        MalformedMessageError: it is incomplete.
+    """
+    try:
+        config = content.config_records["request"]
+        start = {
+            name: np.asarray(array.numpy(), np.float32)
+            for name, array in content.array_records.get("start", ArrayRecord()).items()
+        }
+        return Request(
+            study=str(config["study"]),
+            run=str(config["run"]),
+            round_number=int(str(config["round"])),
+            enrolled=read_sealed(content, "enrolled"),
+            total=read_sealed(content, "total"),
+            start=start,
+        )
+    except (KeyError, TypeError, ValueError):
+        raise MalformedMessageError("the coordinator's request is incomplete") from None
+
+
+def write_answer(site: str, answer: Answer) -> RecordDict:
+    """A site's answer as a message's content."""
+    clear = _Clear(
+        site=site,
+        released=dict(answer.released),
+        released_round=answer.released_round,
+        model_sha256=answer.model_sha256,
+        seconds=dict(answer.seconds),
+        clipped=answer.clipped,
+    )
+    content = RecordDict()
+    content["answer"] = ConfigRecord({"clear": clear.model_dump_json()})
+    if answer.sealed:
+        write_sealed(content, SEALED, answer.sealed)
+    return content
+
+
+def write_refusal(refusal: Refusal) -> RecordDict:
+    """A refusal as a message's content."""
+    content = RecordDict()
+    content["refusal"] = ConfigRecord(
+        {"site": refusal.site, "code": refusal.code, "sentence": refusal.sentence}
+    )
+    return content
+
+
+def read_answer(content: RecordDict) -> tuple[str, Answer] | Refusal:
+    """Who answered and what, or a refusal.
+
+    Raises:
+        MalformedMessageError: it is neither, or a field is not what it must be.
+    """
+    records = content.config_records
+    try:
+        if refusal := records.get("refusal"):
+            return Refusal(*(str(refusal[k])[:_LONGEST] for k in ("site", "code", "sentence")))
+        clear = _Clear.model_validate_json(str(records["answer"]["clear"]))
+        sealed = read_sealed(content, SEALED)
+    except (KeyError, TypeError, ValueError, ValidationError):
+        raise MalformedMessageError("the answer is not one of this protocol") from None
+    answer = Answer(
+        sealed=sealed,
+        released=clear.released,
+        released_round=clear.released_round,
+        model_sha256=clear.model_sha256,
+        seconds=clear.seconds,
+        clipped=clear.clipped,
+    )
+    return clear.site, answer
 
 
 def write_sealed(content: RecordDict, name: str, wire: bytes) -> None:

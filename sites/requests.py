@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Parameters = dict[str, NDArray[np.float32]]
+ReleasedSplit = Literal["validation", "test"]
+Released = Mapping[ReleasedSplit, dict[str, Any]]
+"""The federation's metrics by split; empty where too few images stand behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,17 @@ class Answer:
     """
 
     sealed: bytes = b""
-    released: Mapping[str, Any] = field(default_factory=dict)
+    released: Released = field(default_factory=dict)
     released_round: int = 0
     model_sha256: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     clipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a site did not do what was asked: a code and a sentence that tell nothing else."""
+
+    site: str
+    code: str
+    sentence: str

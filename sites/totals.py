@@ -19,13 +19,10 @@ from ppfl.learning.files import load_model, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.models import build_model, get_parameters, parameters_sha256, set_parameters
 from ppfl.settings import SiteFile, Study
-from sites.requests import Parameters, Request
+from sites.requests import Parameters, Released, ReleasedSplit, Request
 from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
 
 _RELEASED_DIGITS = 6  # two machines may differ in the last bits of a float, never in these
-
-Released = dict[str, dict[str, Any]]
-"""The federation's metrics by split; empty where too few images stand behind them."""
 
 
 class Totals:
@@ -83,14 +80,15 @@ class Totals:
         opened = self._open(
             closing_plan(self._study), request.total, round_number=request.round_number
         )
-        released: Released = {}
-        for split in ("validation", "test"):
+        released: dict[ReleasedSplit, dict[str, Any]] = {}
+        splits: tuple[ReleasedSplit, ...] = ("validation", "test")
+        for split in splits:
             own = {
                 name.removeprefix(f"{split}."): array
                 for name, array in opened.integers.items()
                 if name.startswith(f"{split}.")
             }
-            released |= self._release(split, own)
+            released.update(self._release(split, own))
         return released
 
     def shared(self, model: nn.Module) -> Parameters:
@@ -115,7 +113,7 @@ class Totals:
         vector = self.suite.read(wire, values=plan.values)
         return plan.open(self.suite, vector, round_number=round_number)
 
-    def _release(self, split: str, integers: Mapping[str, NDArray[np.int64]]) -> Released:
+    def _release(self, split: ReleasedSplit, integers: Mapping[str, NDArray[np.int64]]) -> Released:
         """The metrics, unless they rest on so few images that one might be told."""
         counts = EvaluationCounts.from_arrays(dict(integers))
         if int(counts.confusion.sum()) < max(1, self._study.federation.release_floor):

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ppfl.crypto import PrivateKey, generate_key, generate_unsafe_key
+
+
+# Networks are small here, and threads that wait for each other on a busy machine cost the most.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

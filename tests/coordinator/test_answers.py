@@ -1,0 +1,184 @@
+"""What the coordinator does with answers that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+
+from coordinator.rounds import Coordinator
+from ppfl.errors import QuorumError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import RoundClosed, SiteFailed, StudyClosed, StudyFailed
+from simulations.local_grid import LocalGrid
+from simulations.prepare import prepare
+from sites.client_app import app
+from sites.messages import SEALED, read_sealed, write_sealed
+from tests.simulations.tiny import SITES, tiny_scenario
+
+Tamper = Callable[[Message, Message], Message | None]
+"""What the coordinator gets for a request and a site's honest reply; None is nothing."""
+
+
+class TamperingGrid(LocalGrid):
+    """A grid on which node 2, the site north, does not send what its hospital answered."""
+
+    def __init__(self, tamper: Tamper, *, kind: str = "train") -> None:
+        super().__init__(app, sites=len(SITES))
+        self._tamper, self._kind = tamper, kind
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = []
+        for message_id in list(message_ids):
+            request = self._waiting.get(message_id)
+            reply: Message | None
+            for reply in super().pull_messages([message_id]):
+                assert request is not None
+                if (
+                    request.metadata.dst_node_id == 2
+                    and request.metadata.message_type == self._kind
+                ):
+                    reply = self._tamper(request, reply)
+                if reply is not None:
+                    replies.append(reply)
+        return replies
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[SiteFailed]]:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+
+    def run(
+        tamper: Tamper, *, custody: str = "unsafe_plaintext", **options: float
+    ) -> list[SiteFailed]:
+        scenario = tiny_scenario(custody, training={"rounds": 1}, federation=dict(options))
+        prepare(scenario, folder)
+        Coordinator(TamperingGrid(tamper), folder).run()
+        events = read_journal(folder / "journal.jsonl")
+        assert isinstance(events[-1], StudyClosed)
+        closed = [event for event in events if isinstance(event, RoundClosed)]
+        assert set(closed[0].sites) == {"east", "west"}
+        return [event for event in events if isinstance(event, SiteFailed) and event.round == 1]
+
+    return run
+
+
+def _with_vector(reply: Message, change: Callable[[bytes], bytes]) -> Message:
+    wire = change(read_sealed(reply.content, SEALED))
+    write_sealed(reply.content, SEALED, wire)
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda wire: wire[:-1], "bytes"),
+        (lambda wire: b"", "bytes"),
+        (lambda wire: wire[:-4] + b"\xff" * 4, "slot"),
+    ],
+    ids=["truncated", "empty", "beyond its slot"],
+)
+def test_bytes_that_are_no_vector_are_left_out_of_the_total(
+    run: Callable[..., list[SiteFailed]], change: Callable[[bytes], bytes], sentence: str
+) -> None:
+    (failed,) = run(lambda _, reply: _with_vector(reply, change))
+    assert (failed.site, failed.code) == ("north", "malformed-message")
+    assert sentence in failed.sentence
+
+
+@pytest.mark.slow
+def test_ciphertexts_that_the_key_cannot_have_made_are_left_out(
+    run: Callable[..., list[SiteFailed]], tmp_path: Path
+) -> None:
+    (failed,) = run(
+        lambda _, reply: _with_vector(reply, lambda wire: wire[:-512] + b"\0" * 512),
+        custody="shared",
+    )
+    assert (failed.site, failed.code) == ("north", "malformed-message")
+    assert "is not in [1, N²)" in failed.sentence
+
+
+def test_a_vector_under_another_key_is_left_out(run: Callable[..., list[SiteFailed]]) -> None:
+    def change(wire: bytes) -> bytes:
+        return wire[:26] + b"\x07" * 32 + wire[58:]  # docs/formats.md: the key's fingerprint
+
+    (failed,) = run(lambda _, reply: _with_vector(reply, change))
+    assert (failed.site, failed.code) == ("north", "key-mismatch")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("site", "east", "wrong-site"),
+        ("site", "../../etc", "malformed-message"),
+        ("seconds", {"train": -1.0}, "malformed-message"),
+        ("seconds", {"train": float("nan")}, "malformed-message"),
+        ("clipped", "many", "malformed-message"),
+        ("released", {"somewhere": {}}, "malformed-message"),
+        ("patients", ["Smith"], "malformed-message"),
+    ],
+)
+def test_an_answer_whose_clear_part_is_nonsense_is_left_out(
+    run: Callable[..., list[SiteFailed]], field: str, value: object, code: str
+) -> None:
+    def tamper(_: Message, reply: Message) -> Message:
+        record = reply.content.config_records["answer"]
+        record["clear"] = json.dumps(json.loads(str(record["clear"])) | {field: value})
+        return reply
+
+    (failed,) = run(tamper)
+    assert (failed.site, failed.code) == ("north", code)
+
+
+def test_an_empty_answer_and_a_lost_process_are_named(run: Callable[..., list[SiteFailed]]) -> None:
+    (failed,) = run(lambda request, _: Message(RecordDict(), reply_to=request))
+    assert (failed.site, failed.code) == ("north", "malformed-message")
+
+
+def test_a_lost_process_is_named(run: Callable[..., list[SiteFailed]]) -> None:
+    (failed,) = run(lambda request, _: Message(Error(code=3, reason="/patient"), reply_to=request))
+    assert (failed.site, failed.code) == ("north", "flower-3")
+    assert "patient" not in failed.sentence
+
+
+def test_a_refusal_is_cut_to_a_bounded_length(run: Callable[..., list[SiteFailed]]) -> None:
+    def tamper(request: Message, _: Message) -> Message:
+        content = RecordDict()
+        fields = {"site": "north", "code": "x" * 999, "sentence": "y" * 999}
+        content["refusal"] = ConfigRecord(dict(fields))
+        return Message(content, reply_to=request)
+
+    (failed,) = run(tamper)
+    assert (len(failed.code), len(failed.sentence)) == (200, 200)
+
+
+def test_a_site_that_does_not_answer_in_time_is_left_out(
+    run: Callable[..., list[SiteFailed]],
+) -> None:
+    (failed,) = run(lambda *_: None, deadline_s=10.0)
+    assert (failed.site, failed.code) == ("north", "deadline")
+
+
+def test_an_update_of_an_earlier_round_spoils_the_total_and_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    kept: list[bytes] = []
+
+    def replay(_: Message, reply: Message) -> Message:
+        kept.append(read_sealed(reply.content, SEALED))
+        return _with_vector(reply, lambda _: kept[0])
+
+    with pytest.raises(QuorumError):
+        Coordinator(TamperingGrid(replay), folder).run()
+    events = read_journal(folder / "journal.jsonl")
+    # the coordinator cannot see it, but every site that opens the total can
+    codes = {e.code for e in events if isinstance(e, SiteFailed) and e.round == 3}
+    assert codes == {"stale-round"}
+    assert isinstance(events[-1], StudyFailed)

@@ -1,0 +1,138 @@
+"""What a user sees who gives it something it cannot use: a sentence that names what and where."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+from typer.testing import CliRunner
+
+import sites.hospital
+from ppfl.errors import PpflError, QuorumError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import Refused, SiteFailed, StudyClosed
+from ppfl.settings import SiteFile
+from ppfl.xray import write_phantoms
+from simulations.main import _app
+from simulations.prepare import prepare
+from simulations.runner import run_in_process
+from sites.hospital import Hospital
+from sites.requests import Request
+from tests.simulations.tiny import tiny_scenario
+
+
+def _failed(folder: Path) -> set[tuple[str, str]]:
+    events = read_journal(folder / "journal.jsonl")
+    return {(event.site, event.code) for event in events if isinstance(event, SiteFailed)}
+
+
+def _only_one_class(site: Path) -> None:
+    shutil.rmtree(site / "xrays" / "Effusion")
+
+
+def _one_image(site: Path) -> None:
+    pictures = sorted((site / "xrays").rglob("*.png"))
+    for picture in pictures[1:]:
+        picture.unlink()
+
+
+@pytest.mark.parametrize("change", [_only_one_class, _one_image])
+def test_a_poor_site_takes_part_all_the_same(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
+    change(tmp_path / "run" / "sites" / "north")
+    run_in_process(tmp_path / "run")
+    assert _failed(tmp_path / "run") == set()
+    assert isinstance(read_journal(tmp_path / "run" / "journal.jsonl")[-1], StudyClosed)
+
+
+def _no_folder(site: Path) -> None:
+    shutil.rmtree(site / "xrays")
+
+
+def _empty_folder(site: Path) -> None:
+    shutil.rmtree(site / "xrays")
+    (site / "xrays").mkdir()
+
+
+def _corrupt_image(site: Path) -> None:
+    next((site / "xrays").rglob("*.png")).write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize("change", [_no_folder, _empty_folder, _corrupt_image])
+def test_a_site_without_usable_images_says_so_to_its_owner_only(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
+    north = tmp_path / "run" / "sites" / "north"
+    change(north)
+    run_in_process(tmp_path / "run")
+    assert _failed(tmp_path / "run") == {("north", "data")}
+    assert str(north) not in (tmp_path / "run" / "journal.jsonl").read_text()
+    refused = [e for e in read_journal(north / "work" / "journal.jsonl") if isinstance(e, Refused)]
+    assert str(north / "xrays") in refused[0].reason
+
+
+@pytest.mark.slow
+def test_a_wrong_passphrase_and_another_key_are_told_apart(tmp_path: Path) -> None:
+    for name in ("run", "other"):
+        prepare(tiny_scenario("shared", training={"rounds": 1}), tmp_path / name)
+    hospitals = tmp_path / "run" / "sites"
+    (hospitals / "north" / "passphrase").write_text("wrong")
+    for file in ("private.key", "passphrase"):
+        source = tmp_path / "other" / "sites" / "west" / file
+        shutil.copy(source, hospitals / "west" / file)
+    with pytest.raises(QuorumError, match="1 of 3 sites answered, 2 are needed"):
+        run_in_process(tmp_path / "run")
+    assert _failed(tmp_path / "run") == {("north", "passphrase"), ("west", "key-mismatch")}
+
+
+def test_parameters_that_became_nan_are_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
+    trained: list[int] = []
+    train = sites.hospital.train_locally
+
+    def train_badly(model: nn.Module, *arguments: Any, **options: Any) -> Any:
+        result = train(model, *arguments, **options)
+        trained.append(1)
+        if len(trained) == 2:  # the second site, north
+            next(model.parameters()).data.fill_(np.nan)
+        return result
+
+    monkeypatch.setattr(sites.hospital, "train_locally", train_badly)
+    run_in_process(tmp_path / "run")
+    assert _failed(tmp_path / "run") == {("north", "not-finite")}
+
+
+def test_a_site_answers_a_round_once_and_no_earlier_one(tmp_path: Path) -> None:
+    study = prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    site = SiteFile.read(tmp_path / "run" / "sites" / "north" / "site.toml")
+    site.work.mkdir()
+    (site.work / "state.json").write_text('{"run": "ab", "round": 2}')
+    with pytest.raises(PpflError, match="asked for round 1, already answered 2"):
+        Hospital(site).train(Request(study.fingerprint(), "ab", 1))
+
+
+def test_the_command_line_ends_with_a_sentence(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "xrays", counts={"Normal": 2}, size=64, seed=1)
+    for arguments, sentence in (
+        (("covid",), "this scenario needs X-rays"),
+        (("covid", "--data", str(tmp_path / "none")), "no such folder"),
+        (("covid", "--data", str(tmp_path)), "no starting|weights|image"),
+        (("quickstart", "--sites", "2"), "named in the scenario"),
+        (("quickstart", "--set", "value_bits=99"), "encryption.value_bits"),
+        (("quickstart", "--set", "minimum_sites=9"), "only 3 are named"),
+        (("quickstart", "--resume", str(tmp_path)), "holds no run to resume"),
+    ):
+        out = () if "--resume" in arguments else ("--out", str(tmp_path / "run"))
+        with pytest.raises(PpflError, match=sentence):
+            CliRunner().invoke(_app, ["simulate", *arguments, *out], catch_exceptions=False)
+        assert not (tmp_path / "run" / "study.toml").exists()
