@@ -81,7 +81,7 @@ class Hospital:
                 allows to be opened, or training failed.
         """
         number = request.round_number
-        self._agree(request)
+        self._agree_on_round(request)
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
             model, released = self._totals.model(request)
@@ -131,7 +131,7 @@ class Hospital:
             PpflError: as for ``train``.
         """
         number = request.round_number
-        self._agree(request)
+        self._agree_on_round(request)
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
             model, released = self._totals.model(request)
@@ -175,6 +175,10 @@ class Hospital:
                 f"{self.site.study} has {self.study.fingerprint()[:16]}…",
                 hint="get the study file anew, and read it before you accept it",
             )
+
+    def _agree_on_round(self, request: Request) -> None:
+        """Enrolment is asked for again when a run goes on; an earlier round never is."""
+        self._agree(request)
         state = self._state()
         if state.get("run") == request.run and request.round_number < state.get("round", 0):
             raise StaleRoundError(

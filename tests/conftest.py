@@ -5,7 +5,6 @@ import torch
 
 from ppfl.crypto import PrivateKey, generate_key, generate_unsafe_key
 
-
 # Networks are small here, and threads that wait for each other on a busy machine cost the most.
 torch.set_num_threads(1)
 

@@ -1,0 +1,71 @@
+"""Flower's own simulation: SuperLink, Ray and the two apps, as `ppfl simulate` starts them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+import simulations.runner
+from coordinator.rounds import Coordinator
+from ppfl.errors import RunError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import RoundClosed, StudyClosed, StudyStarted
+from simulations.main import _app
+from simulations.prepare import prepare
+from simulations.runner import check_memory, run_in_process
+from tests.simulations.tiny import tiny_scenario
+
+
+class _PowerCutError(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        prepare(tiny_scenario("unsafe_plaintext"), folder, threads=1)
+    run_in_process(whole)
+    one_round = Coordinator._round
+
+    def fail_in_the_second(self: Coordinator, number: int) -> None:
+        if number == 2:
+            raise _PowerCutError
+        one_round(self, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Coordinator, "_round", fail_in_the_second)
+        with pytest.raises(_PowerCutError):
+            run_in_process(cut)
+    result = CliRunner().invoke(
+        _app, ["simulate", "--resume", str(cut), "--json"], catch_exceptions=False
+    )
+    told = json.loads(result.stdout)
+    closed = read_journal(whole / "journal.jsonl")[-1]
+    assert isinstance(closed, StudyClosed)
+    assert told["model_sha256"] == closed.model_sha256
+    events = read_journal(cut / "journal.jsonl")
+    assert [e.resumed_after for e in events if isinstance(e, StudyStarted)] == [0, 1]
+    assert [e.round for e in events if isinstance(e, RoundClosed)] == [1, 2]
+    left = [p for p in psutil.process_iter() if str(cut) in " ".join(_environment(p))]
+    assert left == []
+
+
+def _environment(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.environ().values()) if process.pid != psutil.Process().pid else []
+    except psutil.Error:
+        return []
+
+
+def test_too_little_memory_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_memory(1)
+    monkeypatch.setattr(simulations.runner, "_ACTOR_BYTES", 10**15)
+    with pytest.raises(RunError, match="are needed for 2 sites at one time"):
+        check_memory(2)
