@@ -1,0 +1,98 @@
+"""What the README's table promises about the coordinator, tried out on a whole encrypted study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+from coordinator.rounds import Coordinator
+from ppfl.codec import PackedSuite
+from ppfl.crypto import PrivateKey, create_engine, read_private_key
+from ppfl.errors import InvalidKeyError
+from ppfl.learning.files import load_model
+from ppfl.learning.sources import read_records
+from ppfl.settings import SiteFile
+from simulations.local_grid import LocalGrid
+from simulations.prepare import prepare
+from sites.client_app import app
+from sites.messages import SEALED, read_sealed
+from tests.simulations.tiny import SITES, tiny_scenario
+
+
+class ListeningGrid(LocalGrid):
+    """Keeps all bytes that the sites send."""
+
+    def __init__(self) -> None:
+        super().__init__(app, sites=len(SITES))
+        self.heard: list[bytes] = []
+        self.sealed: list[bytes] = []
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        for reply in replies:
+            self.sealed.append(read_sealed(reply.content, SEALED))
+            texts = reply.content.config_records.values()
+            self.heard.extend(str(dict(record)).encode() for record in texts)
+        return replies
+
+
+@pytest.mark.slow
+def test_nothing_of_a_site_is_in_what_the_coordinator_holds_or_hears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    scenario = tiny_scenario("shared", training={"rounds": 1}, federation={"release_floor": 1000})
+    prepare(scenario, folder)
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    grid = ListeningGrid()
+    Coordinator(grid, folder).run()
+
+    held = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert {path.name for path in held} >= {"journal.jsonl", "checkpoint.bin", "public.key"}
+    canaries: dict[str, bytes] = {}
+    for name in SITES:
+        site = SiteFile.read(folder / "sites" / name / "site.toml")
+        assert site.key is not None
+        key = read_private_key(site.key, passphrase=site.passphrase())
+        canaries |= {
+            f"{name}'s passphrase": site.passphrase().encode(),
+            f"{name}'s P": f"{key.P:x}".encode(),
+            f"{name}'s p": f"{key.p:x}".encode(),
+            f"{name}'s folder": str(site.data).encode(),
+            f"{name}'s model": _digits(load_model(site.work / "model.safetensors")[0]),
+        }
+        for record in read_records(site.data):
+            canaries[f"{name}'s {record.path.name}"] = record.path.stem.encode()
+    for what, canary in canaries.items():
+        for path, data in held.items():
+            assert canary not in data, f"{what} is in {path.name}"
+        for data in grid.heard + grid.sealed:
+            assert canary not in data, f"{what} was sent"
+    # counts of so few images are never released
+    assert b"accuracy" not in held[folder / "journal.jsonl"]
+
+
+def _digits(parameters: dict[str, np.ndarray]) -> bytes:  # type: ignore[type-arg]
+    """Sixteen trained numbers as they lie in memory."""
+    largest = max(parameters.values(), key=lambda array: array.size)
+    return largest.reshape(-1)[:16].astype("<f4").tobytes()
+
+
+def test_the_same_values_never_look_the_same(unsafe_key: PrivateKey) -> None:
+    engine = create_engine(unsafe_key.public, unsafe_key)
+    suite = PackedSuite(engine, value_bits=16, headroom_bits=2)
+    values = np.zeros(1000, np.int64)
+    width = unsafe_key.public.ciphertext_bytes
+    parts = [suite.seal(values).parts[0] for _ in range(20)]
+    seen = {part[i : i + width] for part in parts for i in range(0, len(part), width)}
+    assert len(seen) == 20 * len(parts[0]) // width
+
+
+def test_whoever_has_only_the_public_key_cannot_open(unsafe_key: PrivateKey) -> None:
+    suite = PackedSuite(create_engine(unsafe_key.public), value_bits=16, headroom_bits=2)
+    with pytest.raises(InvalidKeyError, match="only a holder of the private key"):
+        suite.open(suite.seal(np.arange(10)))
