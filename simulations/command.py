@@ -69,17 +69,12 @@ def simulate(
 
 
 def _show(summary: Summary, places: dict[str, str]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in (
-        "round",
-        "sites",
-        "acc.",
-        "AUROC",
-        *(f"{p} s" for p in _PHASES),
-        "MB up",
-        "down",
-    ):
-        table.add_column(heading, justify="right")
+    table = Table(
+        box=box.SIMPLE_HEAD, caption="open to add: seconds; up, down: MB; at the median site"
+    )
+    headings = ("round", "sites", "accuracy", "AUROC", *_PHASES, "up", "down")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for r in summary.rounds:
         figures = [r.metrics.get(name) for name in ("accuracy", "macro_auroc")]
         table.add_row(

@@ -58,8 +58,7 @@ class SlotLayout:
         Raises:
             ValueRangeError: a value does not fit.
         """
-        if values.size and (values.min() < 0 or int(values.max()) >> self.value_bits):
-            raise ValueRangeError(f"a value does not fit into {self.value_bits} bits")
+        check_values(values, self.value_bits)
         rows = self.plaintexts(values.size)
         # one column per plaintext, so that the loop below runs over slots and not over values
         columns = np.zeros((self.slots, rows), np.uint64)
@@ -110,3 +109,13 @@ class SlotLayout:
     @property
     def _limbs(self) -> int:
         return -(-self.plaintext_bytes * 8 // _LIMB_BITS)
+
+
+def check_values(values: NDArray[np.int64], value_bits: int) -> None:
+    """Make sure that each value is in [0, 2**value_bits).
+
+    Raises:
+        ValueRangeError: one is not.
+    """
+    if values.size and (values.min() < 0 or int(values.max()) >> value_bits):
+        raise ValueRangeError(f"a value does not fit into {value_bits} bits")

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.codec.slots import SlotLayout
+from ppfl.codec.slots import SlotLayout, check_values
 from ppfl.codec.wire import Expected, SealedVector
 from ppfl.crypto import Engine
-from ppfl.errors import MalformedMessageError, QuorumError, ValueRangeError
+from ppfl.errors import MalformedMessageError, QuorumError
 
 
 class Suite(ABC):
@@ -148,8 +148,7 @@ class UnsafePlaintextSuite(Suite):
 
     def seal(self, values: NDArray[np.int64]) -> SealedVector:
         """The integers themselves."""
-        if values.size and (values.min() < 0 or int(values.max()) >> self.value_bits):
-            raise ValueRangeError(f"a value does not fit into {self.value_bits} bits")
+        check_values(values, self.value_bits)
         part = values.astype(self._dtype).tobytes()
         return SealedVector(self.name, self.fingerprint, values.size, 1, (part,))
 
