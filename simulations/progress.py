@@ -17,6 +17,7 @@ from ppfl.federation.journal import (
     SiteAnswered,
     SiteEnrolled,
     SiteFailed,
+    StudyStarted,
 )
 from ppfl.settings import Study
 from sites.phase import read_phase
@@ -73,7 +74,7 @@ class RunProgress:
         events = read_journal(self._journal) if self._journal.exists() else []
         for event in events[self._told :]:
             if line := describe(event):
-                self._console.print(line, highlight=False)
+                self._console.print(line, highlight=False, soft_wrap=True)
             if isinstance(event, RoundClosed):
                 self._bars.update(self._rounds, completed=event.round)
         self._told = len(events)
@@ -90,6 +91,12 @@ class RunProgress:
 def describe(event: AnyEvent) -> str:
     """An event as one line, empty for those that a user need not see as they happen."""
     match event:
+        case StudyStarted():
+            size, seen = event.update_bytes / 1e6, f"{event.values:,} integers"
+            return (
+                f"study {event.study}: {len(event.sites)} sites, {event.rounds} rounds; an update "
+                f"is {seen}, {size:.1f} MB; protection: {event.protection}"
+            )
         case SiteEnrolled():
             return f"  {event.site} enrolled"
         case SiteAnswered():

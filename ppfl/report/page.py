@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ppfl.federation import read_journal
 from ppfl.federation.journal import LeftHospital
@@ -53,6 +54,10 @@ def _curves(summary: Summary) -> str:
         base = [a + b for a, b in zip(base, heights, strict=True)]
     right.set(xlabel="round", ylabel="seconds at the median site")
     right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
