@@ -41,3 +41,6 @@ def main() -> None:
         if error.hint:
             typer.echo(f"hint: {error.hint}", err=True)
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        typer.echo(f"ppfl: {error.filename or 'a file'}: {error.strerror}", err=True)
+        sys.exit(1)

@@ -9,6 +9,7 @@ import jinja2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ppfl.errors import RunError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import LeftHospital
 from ppfl.report.summary import PHASES, Summary, summarise
@@ -18,11 +19,10 @@ def write_report(folder: Path) -> None:
     """Write ``report.html`` and ``metrics.csv`` into a run's folder, from its journal.
 
     Raises:
-        RunError: there is no journal, or a line of it is no event.
+        RunError: there is no journal, a line of it is no event, or the disk is full.
     """
     events = read_journal(folder / "journal.jsonl")
     summary = summarise(events)
-    (folder / "metrics.csv").write_text(summary.to_csv(), encoding="utf-8")
     items = {}
     for journal in sorted(folder.glob("sites/*/work/journal.jsonl")):
         for event in read_journal(journal):
@@ -35,7 +35,11 @@ def write_report(folder: Path) -> None:
     page = environment.get_template("report.html.j2").render(
         summary=summary, phases=PHASES, curves=_curves(summary), left=list(items.values())
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    try:
+        (folder / "metrics.csv").write_text(summary.to_csv(), encoding="utf-8")
+        (folder / "report.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: {error.strerror}") from None
 
 
 def _curves(summary: Summary) -> str:

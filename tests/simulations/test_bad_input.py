@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ppfl.federation import read_journal
 from ppfl.federation.journal import Refused, SiteFailed, StudyClosed
 from ppfl.settings import SiteFile
 from ppfl.xray import write_phantoms
-from simulations.main import _app
+from simulations.main import _app, main
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from sites.hospital import Hospital
@@ -136,3 +138,17 @@ def test_the_command_line_ends_with_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(PpflError, match=sentence):
             CliRunner().invoke(_app, ["simulate", *arguments, *out], catch_exceptions=False)
         assert not (tmp_path / "run" / "study.toml").exists()
+
+
+def test_a_full_disk_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/study.toml")
+
+    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr(sys, "argv", ["ppfl", "simulate", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.endswith("ppfl: /runs/study.toml: No space left on device\n")
