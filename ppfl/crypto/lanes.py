@@ -187,7 +187,9 @@ class Lanes:
         function = getattr(self._library, f"ppfl_{name}")
         return int(function(ctypes.byref(self._modulus), *arguments))
 
-    def _run(self, work: Callable[[int, int], int], count: int, *, least: int = _LEAST_SLICE) -> int:
+    def _run(
+        self, work: Callable[[int, int], int], count: int, *, least: int = _LEAST_SLICE
+    ) -> int:
         """Do work(at, length) for slices of ``count`` numbers; the largest of its answers."""
         size = -(-count // (self._threads * _SLICES_A_THREAD * least)) * least
         slices = [(at, min(size, count - at)) for at in range(0, count, size or 1)]
@@ -209,7 +211,7 @@ class Lanes:
         return self._number(rest) + self._number(-quotient % self._n)
 
 
-def obstacle() -> str:
+def find_obstacle() -> str:
     """Why the kernel cannot run here, or an empty string where it can."""
     try:
         _load()

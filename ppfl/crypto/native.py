@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import gmpy2
 import numpy as np
+from numpy.typing import NDArray
 
 from ppfl.crypto.gmp import GmpEngine
 from ppfl.crypto.keys import PrivateKey, PublicKey
@@ -34,14 +35,13 @@ class NativeEngine(GmpEngine):
     def randomizers(self, exponents: Sequence[int]) -> bytes:
         """h_N^r mod N² by fixed-base tables, modulo P² and Q² where the primes are known."""
         if self._private is None:
-            return self._modulo_N.fixed_base(self._public_table, _secrets(exponents, self._public_table))
-        key, (over_P, over_Q) = self._private, self._sides
+            return _raise_base(self._modulo_N, self._public_table, exponents)
         powers = [
-            side.lanes.fixed_base(side.table, _secrets([r % side.order for r in exponents], side.table))
-            for side in (over_P, over_Q)
+            _raise_base(side.lanes, side.table, [r % side.order for r in exponents])
+            for side in self._sides
         ]
-        square = Lanes(key.P**2, bits=2 * over_P.bits, threads=self.threads)
-        return square.combine(*powers, other=key.Q**2, width=self.public.ciphertext_bytes)
+        width = self.public.ciphertext_bytes
+        return self._modulo_P2.combine(*powers, other=self._private.Q**2, width=width)
 
     def blind(self, plaintexts: bytes, randomizers: bytes) -> bytes:
         """(1 + m·N)·ρ mod N²."""
@@ -72,9 +72,9 @@ class NativeEngine(GmpEngine):
         """
         key = self._opener()
         self._count(ciphertexts, self.public.ciphertext_bytes)
-        over_P, over_Q = self._sides
-        residues = [side.decrypt(ciphertexts) for side in (over_P, over_Q)]
-        return over_P.lanes.combine(*residues, other=key.Q, width=self.public.plaintext_bytes)
+        residues = [side.decrypt(ciphertexts) for side in self._sides]
+        modulo_P = self._sides[0].lanes
+        return modulo_P.combine(*residues, other=key.Q, width=self.public.plaintext_bytes)
 
     @cached_property
     def _public_table(self) -> Table:
@@ -89,19 +89,25 @@ class NativeEngine(GmpEngine):
             _Side(key, prime=key.Q, half_order=key.q, threads=self.threads),
         )
 
+    @cached_property
+    def _modulo_P2(self) -> Lanes:
+        modulo_P = self._sides[0]
+        return Lanes(modulo_P.prime**2, bits=2 * modulo_P.bits, threads=self.threads)
+
 
 class _Side:
     """Arithmetic modulo the square of one of the two primes."""
 
     def __init__(self, key: PrivateKey, *, prime: int, half_order: int, threads: int) -> None:
-        self._public, self._prime, self.order = key.public, prime, 2 * half_order
+        self.prime, self.order = prime, 2 * half_order
         self.bits = max(key.P.bit_length(), key.Q.bit_length())
         self.lanes = Lanes(prime, bits=self.bits, threads=threads)
+        self._public = key.public
 
     @cached_property
     def table(self) -> Table:
         """Powers of h_N modulo the prime's square, for exponents below the order of h."""
-        base = int(gmpy2.powmod(self._public.h, self._public.N, self._prime**2))
+        base = int(gmpy2.powmod(self._public.h, self._public.N, self.prime**2))
         return self.lanes.table(base, exponent_bits=self.order.bit_length())
 
     def decrypt(self, ciphertexts: bytes) -> bytes:
@@ -110,21 +116,22 @@ class _Side:
         foreign = np.flatnonzero(~own)
         if foreign.size:
             rows = np.frombuffer(ciphertexts, np.uint8).reshape(len(own), -1)
-            plaintexts[foreign], _ = self._decrypt_with(self._prime - 1, rows[foreign].tobytes())
+            plaintexts[foreign], _ = self._decrypt_with(self.prime - 1, rows[foreign].tobytes())
         return plaintexts.tobytes()
 
     def _decrypt_with(
         self, exponent: int, ciphertexts: bytes
-    ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.uint8]], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """L(c^exponent)·L((1 + N)^exponent)^(−1), and whether the exponent fits c."""
         powers = self.lanes.power(ciphertexts, exponent, width=self._public.ciphertext_bytes)
         one = np.frombuffer((1).to_bytes(self.lanes.width, "little"), np.uint8)
         fits = (powers[:, 0] == one).all(axis=1)
-        scale = pow(exponent * (self._public.N // self._prime), -1, self._prime)
+        scale = int(gmpy2.invert(exponent * (self._public.N // self.prime), self.prime))
         quotients = np.ascontiguousarray(powers[:, 1])
         scaled = self.lanes.multiply(quotients, scale.to_bytes(self.lanes.width, "little"))
         return np.frombuffer(scaled, np.uint8).reshape(quotients.shape).copy(), fits
 
 
-def _secrets(exponents: Sequence[int], table: Table) -> bytes:
-    return b"".join([r.to_bytes(table.exponent_bytes, "little") for r in exponents])
+def _raise_base(lanes: Lanes, table: Table, exponents: Sequence[int]) -> bytes:
+    digits = [r.to_bytes(table.exponent_bytes, "little") for r in exponents]
+    return lanes.fixed_base(table, b"".join(digits))

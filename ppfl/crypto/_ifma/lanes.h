@@ -40,35 +40,39 @@ INLINE lane add_low(lane sum, lane a, lane b) { return _mm512_madd52lo_epu64(sum
 
 INLINE lane add_high(lane sum, lane a, lane b) { return _mm512_madd52hi_epu64(sum, a, b); }
 
-/* t[0, count + BLOCK) += a[0, count) · b[0, BLOCK), where w holds t[0, BLOCK) already. Two memory
- * reads and one write feed ten multiply-adds, so that the multipliers never wait. */
-INLINE void sweep(lane *t, const lane *a, int count, const lane *b, lane *w) {
-    for (int j = 0; j < count; j++) {
-        const lane digit = a[j];
-        w[BLOCK] = t[j + BLOCK];
+/* Digit j of a sweep: w, which holds t[j, j + BLOCK], += a[j] · b[0, BLOCK), and moves up a digit. */
+INLINE lane sweep_digit(lane digit, const lane *b, lane *w, lane next) {
+    w[BLOCK] = next;
 #pragma GCC unroll 5
-        for (int r = 0; r < BLOCK; r++) w[r] = add_low(w[r], digit, b[r]);
+    for (int r = 0; r < BLOCK; r++) w[r] = add_low(w[r], digit, b[r]);
 #pragma GCC unroll 5
-        for (int r = 0; r < BLOCK; r++) w[r + 1] = add_high(w[r + 1], digit, b[r]);
-        t[j] = w[0];
+    for (int r = 0; r < BLOCK; r++) w[r + 1] = add_high(w[r + 1], digit, b[r]);
+    const lane done = w[0];
 #pragma GCC unroll 5
-        for (int r = 0; r < BLOCK; r++) w[r] = w[r + 1];
+    for (int r = 0; r < BLOCK; r++) w[r] = w[r + 1];
+    return done;
+}
+
+/* t[0, count + BLOCK) += a[0, count) · b[0, BLOCK), where w holds t[0, BLOCK) already and the last
+ * `fresh` digits of t have no value yet. Two memory reads and one write feed ten multiply-adds, so
+ * that the multipliers never wait. */
+INLINE void sweep(lane *t, const lane *a, int count, const lane *b, lane *w, int fresh) {
+    for (int j = 0; j < count - fresh; j++) t[j] = sweep_digit(a[j], b, w, t[j + BLOCK]);
+    for (int j = count - fresh; j < count; j++) {
+        t[j] = sweep_digit(a[j], b, w, _mm512_setzero_si512());
     }
 #pragma GCC unroll 5
     for (int r = 0; r < BLOCK; r++) t[count + r] = w[r];
 }
 
-/* t[0, count + BLOCK) += a[0, count) · b[0, BLOCK) */
-INLINE void add_rows(lane *t, const lane *a, int count, const lane *b) {
-    lane rows[BLOCK], w[BLOCK + 1];
+/* t += a·b, of d digits each; if `fresh`, only t[0, d) has a value before. */
+INLINE void add_product(lane *t, const lane *a, const lane *b, int d, int fresh) {
+    for (int i = 0; i < d; i += BLOCK, t += BLOCK) {
+        lane rows[BLOCK], w[BLOCK + 1];
 #pragma GCC unroll 5
-    for (int r = 0; r < BLOCK; r++) rows[r] = b[r], w[r] = t[r];
-    sweep(t, a, count, rows, w);
-}
-
-/* t += a·b, of d digits each. */
-INLINE void add_product(lane *t, const lane *a, const lane *b, int d) {
-    for (int i = 0; i < d; i += BLOCK) add_rows(t + i, a, d, b + i);
+        for (int r = 0; r < BLOCK; r++) rows[r] = b[i + r], w[r] = t[r];
+        sweep(t, a, d, rows, w, fresh ? BLOCK : 0);
+    }
 }
 
 INLINE void clear(lane *x, int count) {
@@ -91,7 +95,6 @@ INLINE void carry(lane *out, const lane *x, int count) {
 
 /* out = (t + m·n)/R, which is t/R mod n, below t/R + n; m < R is kept in f->m. */
 INLINE void reduce(const field *f, lane *out) {
-    const lane zero = _mm512_setzero_si512();
     const int d = f->d;
     lane *t = f->t;
     for (int i = 0; i < d; i += BLOCK, t += BLOCK) {
@@ -100,29 +103,34 @@ INLINE void reduce(const field *f, lane *out) {
         for (int r = 0; r < 2 * BLOCK; r++) w[r] = t[r];
 #pragma GCC unroll 5
         for (int r = 0; r < BLOCK; r++) {
-            m[r] = add_low(zero, w[r], f->inverse);
-#pragma GCC unroll 5
-            for (int j = 0; j < BLOCK; j++) w[r + j] = add_low(w[r + j], f->n[j], m[r]);
-#pragma GCC unroll 5
-            for (int j = 0; j < BLOCK; j++) w[r + j + 1] = add_high(w[r + j + 1], f->n[j], m[r]);
-            w[r + 1] = _mm512_add_epi64(w[r + 1], _mm512_srli_epi64(w[r], DIGIT_BITS));
+            m[r] = add_low(_mm512_setzero_si512(), w[r], f->inverse);
             f->m[i + r] = m[r];
+            /* w[r] + m·n[0] ends in 52 zeros, so it carries w[r] / 2^52 rounded up: there is no need
+             * to wait for the product, nor to form it */
+            lane over = _mm512_srli_epi64(_mm512_add_epi64(w[r], mask52()), DIGIT_BITS);
+            over = add_high(over, f->n[0], m[r]);
+#pragma GCC unroll 5
+            for (int j = 1; j < BLOCK; j++) w[r + j] = add_low(w[r + j], f->n[j], m[r]);
+#pragma GCC unroll 5
+            for (int j = 1; j < BLOCK; j++) w[r + j + 1] = add_high(w[r + j + 1], f->n[j], m[r]);
+            w[r + 1] = _mm512_add_epi64(w[r + 1], over);
         }
-        sweep(t + BLOCK, f->n + BLOCK, d - BLOCK, m, w + BLOCK);
+        sweep(t + BLOCK, f->n + BLOCK, d - BLOCK, m, w + BLOCK, 0);
     }
     carry(out, t, d);
 }
 
 /* out = a·b/R mod n. */
 INLINE void multiply(const field *f, lane *out, const lane *a, const lane *b) {
-    clear(f->t, 2 * f->d);
-    add_product(f->t, a, b, f->d);
+    clear(f->t, f->d);
+    add_product(f->t, a, b, f->d, 1);
     reduce(f, out);
 }
 
 /* t = a², for a of d digits: each product of two different digits once, doubled. */
 INLINE void square_digits(lane *t, const lane *a, int d) {
-    clear(t, 2 * d);
+    clear(t, d);
+    clear(t + 2 * d - BLOCK, BLOCK);
     for (int i = 0; i < d; i += BLOCK) {
         lane w[2 * BLOCK + 1], rows[BLOCK];
 #pragma GCC unroll 10
@@ -139,7 +147,8 @@ INLINE void square_digits(lane *t, const lane *a, int d) {
         }
 #pragma GCC unroll 5
         for (int r = 0; r < BLOCK; r++) t[2 * i + r] = w[r];
-        sweep(t + 2 * i + BLOCK, a + i + BLOCK, d - i - BLOCK, rows, w + BLOCK);
+        const int rest = d - i - BLOCK;
+        sweep(t + 2 * i + BLOCK, a + i + BLOCK, rest, rows, w + BLOCK, rest ? BLOCK : 0);
     }
     for (int i = 0; i < d; i++) {
         const lane low = _mm512_slli_epi64(t[2 * i], 1), high = _mm512_slli_epi64(t[2 * i + 1], 1);
