@@ -15,10 +15,6 @@ from ppfl.crypto.reference import ReferenceEngine
 
 EngineName = Literal["auto", "native", "gmp", "reference"]
 
-_KINDS: dict[str, type[NativeEngine | GmpEngine | ReferenceEngine]] = {
-    kind.name: kind for kind in (NativeEngine, GmpEngine, ReferenceEngine)
-}
-
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
@@ -51,5 +47,6 @@ def create_engine(
         InvalidKeyError: the private key does not belong to the public one.
         SettingsError: engine ``native`` was asked for, and cannot run here.
     """
-    kind = _KINDS[choose_engine(name).name]
+    kinds = {kind.name: kind for kind in (NativeEngine, GmpEngine, ReferenceEngine)}
+    kind = kinds[choose_engine(name).name]
     return kind(public, private, threads=threads or len(os.sched_getaffinity(0)))
