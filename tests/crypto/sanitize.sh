@@ -18,5 +18,9 @@ gcc "${flags[@]}" -shared -fPIC -Wall -Wextra -Werror \
 
 # Python never frees some of its memory, which is no leak of the kernel's
 export ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$place" PYTHONMALLOC=malloc
-LD_PRELOAD="$runtime" "$python" -m pytest --quiet -p no:cacheprovider \
-    --noconftest --rootdir "$root" "$root/tests/crypto/test_lanes.py"
+export LD_PRELOAD="$runtime"
+cd "$place"
+"$python" -c 'import ppfl.crypto.lanes as lanes; print(lanes._load())' | grep --quiet "$place"
+# nothing is captured, because a sanitizer ends the process and its report would be lost
+"$python" -m pytest --quiet --capture=no -p no:cacheprovider --noconftest --rootdir "$root" \
+    -c "$root/pyproject.toml" "$root/tests/crypto/test_lanes.py"
