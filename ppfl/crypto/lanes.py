@@ -119,7 +119,7 @@ class Lanes:
             places = _at(out, at), _at(x, at), _SIZE(width), _SIZE(count)
             return self._call("power", *places, powers, _INT(chunks), secret, _INT(windows))
 
-        self._run(work, len(x))
+        self._run(work, len(x), least=_LANES)
         return out
 
     def table(self, base: int, *, exponent_bits: int) -> Table:

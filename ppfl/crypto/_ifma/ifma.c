@@ -3,20 +3,14 @@
  * Vectors are numbers of equal width in bytes, least significant first, one after the other. Moduli
  * are odd. Functions return 0, or −1 where memory is missing, or what their comment says.
  *
- * Modulo a square n², a number is a pair (x0, x1) that means x0 − x1·n, and with R as in lanes.h
- *
- *     x0·y0 = R·z − m·n  gives  x·y/R = z − (x0·y1 + x1·y0 + m)/R · n  modulo n²:
- *
- * the quotient m of the reduction of x0·y0, which Montgomery's method throws away, is the carry into
- * x1. A product so costs 10 multiply-adds for 16, and a square 7 for 12, modulo n² as a whole.
- *
- * Exponents are secret. Their windows neither branch nor address memory: the whole row of a table is
- * read and the entry taken by masks (one exponent) or permutations (one exponent per lane).
+ * Exponents are secret. Their windows neither branch nor address memory: the whole row of a table
+ * is read and the entry taken by masks (one exponent) or permutations (one exponent per lane).
  */
 #include <stddef.h>
 #include <stdint.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#include "pairs.h"
 #include "vectors.h"
 
 enum {
@@ -30,55 +24,10 @@ int ppfl_supported(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-/* out = a·b/R modulo n², for pairs of d digits each. */
-ISA static void pair_multiply(const field *f, lane *out, const lane *a, const lane *b) {
-    const int d = f->d;
-    multiply(f, f->room, a, b);
-    copy(f->t, f->m, d);
-    add_product(f->t, a, b + d, d, 1);
-    add_product(f->t, a + d, b, d, 0);
-    reduce(f, out + d);
-    copy(out, f->room, d);
-}
-
-/* x = x²/R modulo n². */
-ISA static void pair_square(const field *f, lane *x) {
-    const int d = f->d;
-    lane *twice = f->room + d;
-    square_digits(f->t, x, d);
-    reduce(f, f->room);
-    for (int j = 0; j < d; j++) twice[j] = _mm512_slli_epi64(x[d + j], 1);
-    carry(twice, twice, d);
-    copy(f->t, f->m, d);
-    add_product(f->t, x, twice, d, 1);
-    reduce(f, x + d);
-    copy(x, f->room, d);
-}
-
-/* x/R modulo n² as two digits to the base n: x0 + x1·n, both in [0, n). */
-ISA static void pair_finish(const field *f, lane *x) {
-    const int d = f->d;
-    copy(f->t, x, d);
-    clear(f->t + d, d);
-    reduce(f, x);
-    for (int j = 0; j < d; j++) f->t[j] = _mm512_add_epi64(x[d + j], f->m[j]);
-    clear(f->t + d, d);
-    reduce(f, x + d);
-    const __mmask8 below = subtract_once(x, f->n, f->room, d);
-    for (int j = 0; j < d; j++) {
-        x[d + j] = _mm512_sub_epi64(_mm512_slli_epi64(f->n[j], 1), x[d + j]);
-    }
-    const lane one = _mm512_maskz_set1_epi64((__mmask8)~below, 1);
-    x[d] = _mm512_add_epi64(x[d], one);
-    carry(x + d, x + d, d);
-    subtract_once(x + d, f->n, f->room, d);
-    subtract_once(x + d, f->n, f->room, d); /* 2n + 1 − 0 is possible */
-}
-
 /* a·b mod n for each a and b; `b_step` is 0 where all share one b, else `width`.
  * r2 = R² mod n. */
-ISA int ppfl_multiply(const modulus *mod, uint8_t *out, const uint8_t *a, const uint8_t *b, size_t b_step,
-                      size_t count, const uint8_t *r2) {
+ISA int ppfl_multiply(const modulus *mod, uint8_t *out, const uint8_t *a, const uint8_t *b,
+                      size_t b_step, size_t count, const uint8_t *r2) {
     const int d = mod->d;
     const size_t width = mod->width;
     const size_t size = (size_t)d * (FIELD_LANES + 3);
@@ -100,9 +49,9 @@ ISA int ppfl_multiply(const modulus *mod, uint8_t *out, const uint8_t *a, const 
     return 0;
 }
 
-/* b + q·((a − b)·factor mod n) for each a in [0, n) and b in [0, q]: the number modulo n·q that is a
- * modulo n and b modulo q, for the factor 1/q mod n. factor is given times R; lift is a multiple of
- * n, at least q, in all whole bytes of d digits. */
+/* b + q·((a − b)·factor mod n) for each a in [0, n) and b in [0, q): the number modulo n·q that is
+ * a modulo n and b modulo q, if factor is R/q mod n. lift is a multiple of n, at least q, in all
+ * whole bytes of d digits; it keeps a − b from becoming negative. */
 ISA int ppfl_garner(const modulus *mod, uint8_t *out, size_t out_width, const uint8_t *a,
                     const uint8_t *b, size_t count, const uint8_t *q, const uint8_t *factor,
                     const uint8_t *lift) {
@@ -198,7 +147,7 @@ ISA int ppfl_power(const modulus *mod, uint8_t *out, const uint8_t *x, size_t x_
             }
         }
         for (int window = windows - 1; window >= 0; window--) {
-            const uint32_t digit = exponent[window / 2] >> (window % 2 * POWER_BITS) & (ENTRIES - 1);
+            const uint32_t digit = exponent[window / 2] >> (window % 2 * POWER_BITS) & 15u;
             pick_shared(picked, table, digit, pair);
             if (window == windows - 1) {
                 copy(result, picked, pair);
@@ -250,8 +199,8 @@ ISA int ppfl_table(const modulus *mod, uint64_t *out, const uint8_t *bases, size
     return 0;
 }
 
-/* Entries [16·k, 16·k + 16) of a table's row by the lowest four bits of an index, which are all that
- * a permutation reads, for two blocks of lanes: the table's words are read once for both. */
+/* Entries [16·k, 16·k + 16) of a table's row by the lowest four bits of an index, which are all
+ * that a permutation reads, for two blocks of lanes: the table's words are read once for both. */
 INLINE void pick_16(lane *found, const uint64_t *words, const lane *index) {
     const lane low = _mm512_loadu_si512(words), high = _mm512_loadu_si512(words + 8);
     found[0] = _mm512_permutex2var_epi64(low, index[0], high);
@@ -327,7 +276,8 @@ ISA int ppfl_fixed_base(const modulus *mod, uint8_t *out, const uint64_t *table,
             copy(f.t, result, d);
             add_product(f.t, result + d, f.n, d, 1);
             carry(f.t, f.t, pair);
-            store(out + k * square_width, square_width, square_width, f.t, pair, lanes_left(k, count));
+            store(out + k * square_width, square_width, square_width, f.t, pair,
+                  lanes_left(k, count));
         }
     }
     release(all, size);
@@ -336,8 +286,8 @@ ISA int ppfl_fixed_base(const modulus *mod, uint8_t *out, const uint64_t *table,
 
 /* ρ + n·(m·ρ mod n) mod n², which is (1 + m·n)·ρ, for each m and ρ. r3 is R³ mod n. Returns 1 where
  * an m is not below n or a ρ not below n². */
-ISA int ppfl_blind(const modulus *mod, uint8_t *out, const uint8_t *m, const uint8_t *rho, size_t count,
-                   const uint8_t *r3) {
+ISA int ppfl_blind(const modulus *mod, uint8_t *out, const uint8_t *m, const uint8_t *rho,
+                   size_t count, const uint8_t *r3) {
     const int d = mod->d;
     const size_t width = mod->width, square_width = mod->square_width;
     const size_t size = (size_t)d * (FIELD_LANES + 7);
@@ -353,7 +303,8 @@ ISA int ppfl_blind(const modulus *mod, uint8_t *out, const uint8_t *m, const uin
         const int left = lanes_left(i, count);
         load(x, d, m + i * width, width, width, left, 0);
         load(blinder, 2 * d, rho + i * square_width, square_width, square_width, left, 0);
-        outside |= (__mmask8) ~(subtract(f.room, x, f.n, d) & subtract(f.room, blinder, n2, 2 * d));
+        outside |= (__mmask8)~subtract(f.room, x, f.n, d);
+        outside |= (__mmask8)~subtract(f.room, blinder, n2, 2 * d);
         copy(f.t, blinder, 2 * d);
         reduce(&f, y);
         multiply(&f, x, x, y);
@@ -369,8 +320,8 @@ ISA int ppfl_blind(const modulus *mod, uint8_t *out, const uint8_t *m, const uin
     return outside != 0;
 }
 
-/* Eight numbers modulo n that share a factor with n where one of the numbers modulo n² does. Returns
- * 1 where one is not in [1, n²). */
+/* Eight numbers modulo n that share a factor with n where one of the numbers modulo n² does.
+ * Returns 1 where one is not in [1, n²). */
 ISA int ppfl_check(const modulus *mod, uint8_t *out, const uint8_t *numbers, size_t count) {
     const int d = mod->d;
     const size_t width = mod->width, square_width = mod->square_width;
@@ -391,7 +342,8 @@ ISA int ppfl_check(const modulus *mod, uint8_t *out, const uint8_t *numbers, siz
         number[0] = _mm512_mask_set1_epi64(number[0], (__mmask8)(0xff << left), 1);
         lane any = _mm512_setzero_si512();
         for (int j = 0; j < 2 * d; j++) any = _mm512_or_si512(any, number[j]);
-        outside |= (__mmask8) ~(_mm512_test_epi64_mask(any, any) & subtract(f.room, number, n2, 2 * d));
+        outside |= (__mmask8)~_mm512_test_epi64_mask(any, any);
+        outside |= (__mmask8)~subtract(f.room, number, n2, 2 * d);
         copy(f.t, number, 2 * d);
         reduce(&f, x);
         multiply(&f, product, product, x);

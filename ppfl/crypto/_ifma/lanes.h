@@ -1,11 +1,15 @@
 /* Arithmetic on eight numbers side by side.
  *
- * A number is an array of digits to the base 2^52, least significant first; a `lane` holds one digit
- * of eight numbers. Multiplication is almost-Montgomery: with R = 2^(52·d), the modulus n < R/64 and
- * a·b < 64·n², a·b/R mod n comes out below 2n without a final subtraction. Carries wait in the upper
+ * A number is an array of digits to the base 2^52, least significant first; a `lane` holds one
+ * digit of eight numbers. Multiplication is almost-Montgomery [GK16]: with R = 2^(52·d), a·b/R
+ * mod n comes out below 2n without a final subtraction wherever a·b <= R·n. Python chooses d such
+ * that n < R/2^16, which leaves room for sums and for numbers not reduced. Carries wait in the upper
  * 12 bits of each digit until a reduction ends: a column takes at most 6·d products, so d <= 340.
  *
  * Nothing here branches on, or addresses memory by, the value of a digit.
+ *
+ * [GK16] S. Gueron, V. Krasnov, "Accelerating Big Integer Arithmetic Using Intel IFMA Extensions",
+ * ARITH 2016.
  */
 #ifndef PPFL_LANES_H
 #define PPFL_LANES_H
@@ -19,7 +23,7 @@
 enum {
     LANES = 8,
     DIGIT_BITS = 52,
-    BLOCK = 5, /* digits multiplied in one sweep: d is a multiple, as the usual 20, 30, 40, 60 … are */
+    BLOCK = 5, /* digits multiplied in one sweep: d is a multiple, as 20, 30, 40, 60 and 80 are */
 };
 
 typedef __m512i lane;
@@ -40,7 +44,7 @@ INLINE lane add_low(lane sum, lane a, lane b) { return _mm512_madd52lo_epu64(sum
 
 INLINE lane add_high(lane sum, lane a, lane b) { return _mm512_madd52hi_epu64(sum, a, b); }
 
-/* Digit j of a sweep: w, which holds t[j, j + BLOCK], += a[j] · b[0, BLOCK), and moves up a digit. */
+/* Digit j of a sweep: w, which holds t[j, j + BLOCK], += a[j] · b[0, BLOCK), moves up a digit. */
 INLINE lane sweep_digit(lane digit, const lane *b, lane *w, lane next) {
     w[BLOCK] = next;
 #pragma GCC unroll 5
@@ -105,8 +109,8 @@ INLINE void reduce(const field *f, lane *out) {
         for (int r = 0; r < BLOCK; r++) {
             m[r] = add_low(_mm512_setzero_si512(), w[r], f->inverse);
             f->m[i + r] = m[r];
-            /* w[r] + m·n[0] ends in 52 zeros, so it carries w[r] / 2^52 rounded up: there is no need
-             * to wait for the product, nor to form it */
+            /* w[r] + m·n[0] ends in 52 zeros, so it carries w[r] / 2^52 rounded up: there is no
+             * need to wait for the product, nor to form it */
             lane over = _mm512_srli_epi64(_mm512_add_epi64(w[r], mask52()), DIGIT_BITS);
             over = add_high(over, f->n[0], m[r]);
 #pragma GCC unroll 5

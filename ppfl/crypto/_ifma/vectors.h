@@ -8,7 +8,9 @@
 
 #include "lanes.h"
 
-static inline lane *arena(size_t lanes) { return aligned_alloc(sizeof(lane), lanes * sizeof(lane)); }
+static inline lane *arena(size_t lanes) {
+    return aligned_alloc(sizeof(lane), lanes * sizeof(lane));
+}
 
 static inline void release(lane *arena, size_t lanes) {
     memset(arena, 0, lanes * sizeof(lane));
