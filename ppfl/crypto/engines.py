@@ -1,0 +1,52 @@
+"""Which engine runs, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from ppfl.crypto.engine import Engine
+from ppfl.crypto.gmp import GmpEngine
+from ppfl.crypto.keys import PrivateKey, PublicKey
+from ppfl.crypto.lanes import find_obstacle
+from ppfl.crypto.native import NativeEngine
+from ppfl.crypto.reference import ReferenceEngine
+
+EngineName = Literal["auto", "native", "gmp", "reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The name of the engine that runs, and a sentence that says why it does."""
+
+    name: str
+    reason: str
+
+
+def choose_engine(name: EngineName = "auto") -> EngineChoice:
+    """The engine that a name stands for on this machine; ``auto`` is the fastest that can run."""
+    if name != "auto":
+        return EngineChoice(name, "It was asked for.")
+    obstacle = find_obstacle()
+    if obstacle:
+        return EngineChoice(GmpEngine.name, f"Engine native cannot run: {obstacle}.")
+    return EngineChoice(NativeEngine.name, "This processor has AVX-512 IFMA.")
+
+
+def create_engine(
+    public: PublicKey,
+    private: PrivateKey | None = None,
+    *,
+    name: EngineName = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """An engine for a key; ``threads`` defaults to the cores this process may use.
+
+    Raises:
+        InvalidKeyError: the private key does not belong to the public one.
+        SettingsError: engine ``native`` was asked for, and cannot run here.
+    """
+    kinds = {kind.name: kind for kind in (NativeEngine, GmpEngine, ReferenceEngine)}
+    kind = kinds[choose_engine(name).name]
+    return kind(public, private, threads=threads or len(os.sched_getaffinity(0)))

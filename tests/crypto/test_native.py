@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phe import paillier
+
+from ppfl.crypto import PrivateKey, choose_engine, create_engine, engines, generate_key
+from ppfl.crypto.gmp import GmpEngine
+from ppfl.crypto.keys import ordinary_key
+from ppfl.crypto.lanes import find_obstacle
+from ppfl.crypto.native import NativeEngine
+from ppfl.errors import InvalidKeyError, MalformedMessageError, SettingsError
+
+needs_kernel = pytest.mark.skipif(bool(find_obstacle()), reason=find_obstacle())
+
+
+def _vector(numbers: list[int], width: int) -> bytes:
+    return b"".join([number.to_bytes(width, "little") for number in numbers])
+
+
+def _foreign(key: PrivateKey, plaintexts: list[int]) -> bytes:
+    public = paillier.PaillierPublicKey(key.public.N)
+    numbers = [public.raw_encrypt(plaintext) for plaintext in plaintexts]
+    return _vector(numbers, key.public.ciphertext_bytes)
+
+
+def _agree(key: PrivateKey, *, count: int, threads: int = 2) -> None:
+    """All engines, with and without the private key, give the same bytes."""
+    public = key.public
+    native, gmp, reference, stranger = (
+        create_engine(public, key, name="native", threads=threads),
+        create_engine(public, key, name="gmp", threads=threads),
+        create_engine(public, key, name="reference"),
+        create_engine(public, name="native", threads=threads),
+    )
+    most = 2**public.randomizer_bits - 1
+    exponents = [0, 1, most, *(secrets.randbits(public.randomizer_bits) for _ in range(count))]
+    rhos = native.randomizers(exponents)
+    assert rhos == stranger.randomizers(exponents) == gmp.randomizers(exponents)
+    assert rhos == reference.randomizers(exponents)
+    numbers = [public.N - 1, 0, 1, *(secrets.randbelow(public.N) for _ in range(count))]
+    plaintexts = _vector(numbers, public.plaintext_bytes)
+    ciphertexts = native.blind(plaintexts, rhos)
+    assert ciphertexts == stranger.blind(plaintexts, rhos) == reference.blind(plaintexts, rhos)
+    sums = native.add(ciphertexts, rhos)
+    assert sums == stranger.add(ciphertexts, rhos) == gmp.add(ciphertexts, rhos)
+    assert sums == reference.add(ciphertexts, rhos)
+    native.check(sums)
+    assert native.decrypt(sums) == gmp.decrypt(sums) == reference.decrypt(sums) == plaintexts
+
+
+@needs_kernel
+@pytest.mark.parametrize("count", [0, 5, 8])
+def test_engines_agree_bit_for_bit(full_key: PrivateKey, count: int) -> None:
+    _agree(full_key, count=count)
+
+
+@needs_kernel
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [2048, 4096])
+def test_engines_agree_for_other_lengths_of_keys(bits: int) -> None:
+    _agree(generate_key(bits), count=3)
+
+
+@needs_kernel
+@pytest.mark.parametrize("bits", [256, 500, 1030])
+def test_engines_agree_for_ordinary_keys(bits: int) -> None:
+    _, theirs = paillier.generate_paillier_keypair(n_length=bits)
+    _agree(ordinary_key(theirs.p, theirs.q), count=8)
+
+
+@needs_kernel
+def test_engines_agree_for_primes_of_very_different_lengths() -> None:
+    for P, Q in ((2**521 - 1, 2**89 - 1), (2**61 - 1, 2**521 - 1)):
+        _agree(ordinary_key(P, Q), count=4)
+
+
+@needs_kernel
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), count=st.integers(0, 300), threads=st.integers(1, 4))
+def test_sums_open_to_sums(
+    unsafe_key: PrivateKey, data: st.DataObject, count: int, threads: int
+) -> None:
+    public = unsafe_key.public
+    engine = create_engine(public, unsafe_key, name="native", threads=threads)
+    seed = data.draw(st.randoms(use_true_random=False))
+    left, right = ([seed.randrange(public.N) for _ in range(count)] for _ in "ab")
+    width = public.plaintext_bytes
+    total = engine.add(engine.encrypt(_vector(left, width)), engine.encrypt(_vector(right, width)))
+    engine.check(total)
+    expected = [(a + b) % public.N for a, b in zip(left, right, strict=True)]
+    assert engine.decrypt(total) == _vector(expected, width)
+
+
+@needs_kernel
+def test_what_phe_sealed_is_opened_wherever_it_stands(unsafe_key: PrivateKey) -> None:
+    engine = create_engine(unsafe_key.public, unsafe_key, name="native")
+    width = unsafe_key.public.plaintext_bytes
+    ours = engine.encrypt(_vector(list(range(9)), width))
+    size = unsafe_key.public.ciphertext_bytes
+    theirs = _foreign(unsafe_key, [100, 101])
+    mixed = ours[: 3 * size] + theirs[:size] + ours[4 * size :] + theirs[size:]
+    expected = _vector([0, 1, 2, 100, 4, 5, 6, 7, 8, 101], width)
+    assert engine.decrypt(mixed) == expected
+    sums = engine.add(theirs, ours[: 2 * size])
+    assert engine.decrypt(sums) == _vector([100, 102], width)
+
+
+@needs_kernel
+def test_numbers_beyond_the_modulus_give_what_gmp_gives(unsafe_key: PrivateKey) -> None:
+    public = unsafe_key.public
+    native, gmp = (create_engine(public, unsafe_key, name=name) for name in ("native", "gmp"))
+    most = 256**public.ciphertext_bytes - 1
+    vector = _vector([most, public.N2, public.N2 + 1], public.ciphertext_bytes)
+    plaintexts = _vector([1, 2, 3], public.plaintext_bytes)
+    assert native.add(vector, vector) == gmp.add(vector, vector)
+    assert native.blind(plaintexts, vector) == gmp.blind(plaintexts, vector)
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["zero", "N", "N squared", "a factor"])
+def test_numbers_that_are_no_ciphertexts_are_found(unsafe_key: PrivateKey, kind: str) -> None:
+    public = unsafe_key.public
+    bad = {"zero": 0, "N": public.N, "N squared": public.N2, "a factor": unsafe_key.P}[kind]
+    vector = _vector([1] * 20 + [bad] + [1] * 7, public.ciphertext_bytes)
+    with pytest.raises(MalformedMessageError, match="ciphertext 20"):
+        create_engine(public, name="native").check(vector)
+
+
+@needs_kernel
+def test_wrong_lengths_plaintexts_and_keys_are_refused(unsafe_key: PrivateKey) -> None:
+    public = unsafe_key.public
+    engine = create_engine(public, name="native")
+    with pytest.raises(MalformedMessageError, match="no whole numbers"):
+        engine.encrypt(b"\0" * (public.plaintext_bytes + 1))
+    with pytest.raises(MalformedMessageError, match="no whole numbers"):
+        engine.check(b"\0" * (public.ciphertext_bytes + 1))
+    with pytest.raises(MalformedMessageError, match="plaintext 1 is not below N"):
+        engine.encrypt(_vector([1, public.N], public.plaintext_bytes))
+    with pytest.raises(MalformedMessageError, match="different lengths"):
+        engine.add(b"", b"\0" * public.ciphertext_bytes)
+    with pytest.raises(InvalidKeyError, match="only a holder"):
+        engine.decrypt(b"")
+
+
+@needs_kernel
+def test_auto_is_native_where_it_can_run(unsafe_key: PrivateKey) -> None:
+    assert isinstance(create_engine(unsafe_key.public), NativeEngine)
+    assert choose_engine().name == "native"
+    assert choose_engine("gmp").reason == "It was asked for."
+
+
+def test_auto_is_gmp_where_native_cannot_run(
+    unsafe_key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_obstacle", lambda: "this processor is old")
+    assert choose_engine().name == "gmp"
+    assert choose_engine().reason == "Engine native cannot run: this processor is old."
+    assert type(create_engine(unsafe_key.public)) is GmpEngine
+
+
+def test_native_is_refused_where_it_cannot_run(
+    unsafe_key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise SettingsError("this processor is old")
+
+    monkeypatch.setattr("ppfl.crypto.lanes._load", broken)
+    with pytest.raises(SettingsError, match="this processor is old"):
+        create_engine(unsafe_key.public, name="native")
+
+
+@needs_kernel
+@pytest.mark.slow
+def test_the_kernel_runs_clean_under_sanitizers() -> None:
+    script = Path(__file__).with_name("sanitize.sh")
+    done = subprocess.run(
+        ["bash", str(script)],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip("the compiler has no sanitizers")
+    assert done.returncode == 0, done.stdout + done.stderr
