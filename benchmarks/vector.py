@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--bits", type=int, default=3072)
     parser.add_argument("--value-bits", type=int, default=EncryptionOptions().value_bits)
-    parser.add_argument("--engine", choices=("gmp", "reference"), default="gmp")
+    parser.add_argument("--engine", choices=("auto", "native", "gmp", "reference"), default="auto")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory", action="store_true", help="one run, peak memory only")
     options = parser.parse_args()

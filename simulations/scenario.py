@@ -35,7 +35,7 @@ class Simulated(Section):
     phantoms: tuple[PhantomHospital, ...] = ()
     partition: Partition = Partition()
     key_bits: int = Field(3072, description="bits of the key that is made for the run")
-    engine: Literal["gmp", "reference"] = "gmp"
+    engine: Literal["auto", "native", "gmp", "reference"] = "auto"
     weights: str = Field("", description="file of pretrained weights, for start = imagenet")
 
 

@@ -43,7 +43,7 @@ def create_suite(
     public: PublicKey | None,
     private: PrivateKey | None = None,
     *,
-    engine: EngineName = "gmp",
+    engine: EngineName = "auto",
     threads: int = 0,
 ) -> Suite:
     """How this study's vectors are sealed.

@@ -27,7 +27,7 @@ class SiteFile(Section):
         None, description=f"file with the key's passphrase; without it, ${PASSPHRASE_VARIABLE}"
     )
     work: Path = Field(Path("work"), description="folder for the cache, the journal and the model")
-    engine: Literal["gmp", "reference"] = "gmp"
+    engine: Literal["auto", "native", "gmp", "reference"] = "auto"
     threads: int = Field(0, ge=0, le=1024, description="cores to use; 0: all of them")
 
     @model_validator(mode="after")
