@@ -34,7 +34,7 @@ def _study(name: str = "s") -> Study:
 @pytest.fixture
 def suite(unsafe_key: PrivateKey) -> PackedSuite:
     engine = create_engine(unsafe_key.public, unsafe_key)
-    return PackedSuite(engine, value_bits=16, headroom_bits=2)
+    return PackedSuite(engine, value_bits=_study().encryption.value_bits, headroom_bits=2)
 
 
 @pytest.fixture
