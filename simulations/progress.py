@@ -36,6 +36,7 @@ class RunProgress:
         self._study = Study.read(folder / "study.toml")
         self._journal = folder / "journal.jsonl"
         self._told = len(read_journal(self._journal)) if self._journal.exists() else 0
+        self._size = 0
         self._bars = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -45,9 +46,7 @@ class RunProgress:
             refresh_per_second=2,
             disable=not console.is_terminal,
         )
-        self._rounds = self._bars.add_task(
-            "rounds", total=self._study.training.rounds, state="", start=True
-        )
+        self._rounds = self._bars.add_task("rounds", total=self._study.training.rounds, state="")
         self._sites: dict[str, TaskID] = {
             name: self._bars.add_task(name, total=None, state="waiting")
             for name in self._study.federation.sites
@@ -71,13 +70,10 @@ class RunProgress:
             self._look()
 
     def _look(self) -> None:
-        events = read_journal(self._journal) if self._journal.exists() else []
-        for event in events[self._told :]:
-            if line := describe(event):
-                self._console.print(line, highlight=False, soft_wrap=True)
-            if isinstance(event, RoundClosed):
-                self._bars.update(self._rounds, completed=event.round)
-        self._told = len(events)
+        size = self._journal.stat().st_size if self._journal.exists() else 0
+        if size != self._size:
+            self._size = size
+            self._tell(read_journal(self._journal))
         for name, task in self._sites.items():
             phase = read_phase(self._folder / "sites" / name / "work")
             if phase:
@@ -86,6 +82,14 @@ class RunProgress:
                 if phase["phase"] == "done":
                     total = done = 1
                 self._bars.update(task, total=total, completed=done, state=state)
+
+    def _tell(self, events: list[AnyEvent]) -> None:
+        for event in events[self._told :]:
+            if line := describe(event):
+                self._console.print(line, highlight=False, soft_wrap=True)
+            if isinstance(event, RoundClosed):
+                self._bars.update(self._rounds, completed=event.round)
+        self._told = len(events)
 
 
 def describe(event: AnyEvent) -> str:
