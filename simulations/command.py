@@ -90,6 +90,9 @@ def _show(summary: Summary, places: dict[str, str]) -> None:
     if summary.test:
         accuracy, images = summary.test["accuracy"], summary.test["images"]
         out.print(f"test: accuracy {accuracy:.3f} on {images} images that no site trained on")
+    if summary.hidden_share:
+        share = 100 * summary.hidden_share
+        out.print(f"{share:.0f} % of the sites' encryption and decryption ran beside training")
     for note in summary.notes:
         out.print(f"note: {note}")
     for name, place in places.items():
