@@ -10,7 +10,8 @@
     │   └── KeyMismatchError       another key than the study names
     ├── MalformedMessageError      bytes from a peer that are not what they must be
     ├── DataError                  a data folder, table or image that cannot be used
-    │   └── UnreadableImageError   one image file that cannot be decoded
+    │   ├── UnreadableImageError   one image file that cannot be decoded
+    │   └── VaultError             a vault file that cannot be opened
     ├── ModelError                 an architecture or parameters that cannot be used
     ├── ValueRangeError            values that the quantizer must not accept
     │   ├── NotFiniteError         NaN or infinity among the parameters
@@ -105,6 +106,10 @@ class DataError(PpflError):
 
 class UnreadableImageError(DataError):
     """One image file that cannot be decoded."""
+
+
+class VaultError(DataError):
+    """A vault file that cannot be opened."""
 
 
 class ModelError(PpflError):

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppfl.crypto import PrivateKey, create_engine, generate_unsafe_key
+from ppfl.crypto.gmp import GmpEngine
+from ppfl.errors import KeyMismatchError, PpflError, VaultError
+from ppfl.xray.vault_file import VaultImage, open_image, seal_image
+
+_KEY = generate_unsafe_key(256)
+_WRITER = create_engine(_KEY.public)
+_READER = create_engine(_KEY.public, _KEY)
+
+
+def _image(bits: int = 12, *, height: int = 5, width: int = 7, seed: int = 1) -> VaultImage:
+    pixels = np.random.default_rng(seed).integers(0, 2**bits, (height, width), dtype=np.uint16)
+    return VaultImage(pixels, bits, "Normal", "patient ü")
+
+
+@given(
+    bits=st.integers(8, 16),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    seed=st.integers(0, 2**32),
+    label=st.text(max_size=9),
+)
+def test_an_image_comes_back_exactly(
+    bits: int, height: int, width: int, seed: int, label: str
+) -> None:
+    image = _image(bits, height=height, width=width, seed=seed)
+    sealed = seal_image(VaultImage(image.pixels, bits, label, "g"), _WRITER)
+    opened = open_image(sealed, _READER)
+    assert (opened.pixels == image.pixels).all()
+    assert (opened.bits, opened.label, opened.group) == (bits, label, "g")
+
+
+def test_nothing_readable_is_in_the_file_and_no_two_are_alike() -> None:
+    image = _image()
+    first, second = seal_image(image, _WRITER), seal_image(image, _WRITER)
+    assert b"Normal" not in first
+    assert image.pixels.tobytes()[:8] not in first
+    assert first[46:] != second[46:]
+    assert len(first) == len(second)
+
+
+def test_golden_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GmpEngine, "fresh_randomizers", _ones)
+    image = VaultImage(np.array([[1, 0xABC]], np.uint16), 12, "L", "")
+    writer = create_engine(_KEY.public, name="gmp")
+    header = b"PPFLXRAY\x01\0" + bytes.fromhex(_KEY.public.fingerprint) + b"\x02\0\0\0"
+    inside = b"\x01\0\0\0\x02\0\0\0\x0c\x01\0\0\0L\x01\xc0\xab"
+    inside = (inside + hashlib.sha256(header + inside).digest()).ljust(2 * 31, b"\0")
+    numbers = [int.from_bytes(inside[i : i + 31], "little") for i in (0, 31)]
+    # a ciphertext whose randomness is 1 is 1 + mN
+    golden = header + b"".join((1 + m * _KEY.public.N).to_bytes(64, "little") for m in numbers)
+    assert seal_image(image, writer) == golden
+    assert open_image(golden, _READER).label == "L"
+
+
+def _ones(engine: GmpEngine, count: int) -> bytes:
+    return (1).to_bytes(engine.public.ciphertext_bytes, "little") * count
+
+
+def test_a_file_cut_at_any_byte_or_with_any_byte_flipped_is_refused() -> None:
+    sealed = seal_image(_image(8, height=3, width=4), _WRITER)
+    for position in range(len(sealed)):
+        with pytest.raises(PpflError):
+            open_image(sealed[:position], _READER)
+        changed = bytearray(sealed)
+        changed[position] ^= 1 << position % 8
+        with pytest.raises(PpflError):
+            open_image(bytes(changed), _READER)
+    with pytest.raises(VaultError, match="needed"):
+        open_image(sealed + b"\0", _READER)
+
+
+def test_what_is_wrong_is_said() -> None:
+    sealed = seal_image(_image(), _WRITER)
+    with pytest.raises(VaultError, match="not a vault file"):
+        open_image(b"", _READER)
+    with pytest.raises(VaultError, match="version 2, this program reads 1"):
+        open_image(sealed[:8] + b"\2\0" + sealed[10:], _READER)
+    with pytest.raises(VaultError, match="needed"):
+        open_image(sealed[:42] + b"\xff" * 4 + sealed[46:], _READER)
+    other = generate_unsafe_key(256)
+    with pytest.raises(KeyMismatchError, match="this key is"):
+        open_image(sealed, create_engine(other.public, other))
+
+
+def test_two_ciphertexts_that_changed_places_are_noticed() -> None:
+    sealed = seal_image(_image(height=20), _WRITER)
+    width = _KEY.public.ciphertext_bytes
+    head, first, second = sealed[:46], sealed[46 : 46 + width], sealed[46 + width : 46 + 2 * width]
+    swapped = head + second + first + sealed[46 + 2 * width :]
+    with pytest.raises(VaultError, match="changed or damaged"):
+        open_image(swapped, _READER)
+
+
+def test_sizes_and_bits_that_lie_inside_are_not_believed() -> None:
+    """A writer of bad faith can seal anything under the public key; nothing of it is allocated."""
+    for height, width, bits in ((2**31, 2**31, 8), (0, 1, 8), (1, 1, 7), (1, 1, 17), (9, 9, 8)):
+        inside = struct.pack("<IIBHH", height, width, bits, 0, 0).ljust(31 * 3, b"\0")
+        rows = b"".join(inside[i : i + 31] + b"\0" for i in range(0, len(inside), 31))
+        header = b"PPFLXRAY\x01\0" + bytes.fromhex(_KEY.public.fingerprint) + b"\x03\0\0\0"
+        with pytest.raises(VaultError, match="changed or damaged"):
+            open_image(header + _WRITER.encrypt(rows), _READER)
+
+
+def test_pictures_that_do_not_fit_are_refused() -> None:
+    for pixels, bits in (
+        (np.zeros((0, 4), np.uint16), 8),
+        (np.zeros((1, 4), np.uint16), 17),
+        (np.full((1, 4), 256, np.uint16), 8),
+    ):
+        with pytest.raises(VaultError):
+            seal_image(VaultImage(pixels, bits, "", ""), _WRITER)
+    with pytest.raises(VaultError, match="65,535"):
+        seal_image(VaultImage(np.zeros((1, 1), np.uint16), 8, "x" * 2**16, ""), _WRITER)
+
+
+@pytest.mark.slow
+def test_a_chest_of_full_size_under_a_full_key(full_key: PrivateKey) -> None:
+    image = _image(8, height=299, width=299)
+    sealed = seal_image(image, create_engine(full_key.public))
+    assert len(sealed) < 2.02 * 299 * 299
+    opened = open_image(sealed, create_engine(full_key.public, full_key))
+    assert (opened.pixels == image.pixels).all()
