@@ -3,7 +3,7 @@
     ppfl simulate covid --data FOLDER --out runs/covid
     python benchmarks/value_bits.py runs/covid
 
-The model of a finished run goes through a round trip as three sites of unequal weight would send
+The model of a finished run goes through round trips as three sites of random weights would send
 it: weighted, rounded, packed, added, unpacked, divided. What comes back is tested on the run's own
 test images, beside the model as it was.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.codec import WEIGHT_UNIT, Quantizer, SlotLayout, ranges_of
+from ppfl.codec import WEIGHT_UNIT, Quantizer, SlotLayout, count_ranges, ranges_of
+from ppfl.codec.ranges import extents_of
 from ppfl.learning.images import ImageSet, load_images
 from ppfl.learning.models import get_parameters, set_parameters
 from ppfl.learning.sources import ImageRecord, read_records
@@ -27,7 +28,6 @@ from sites.vectors import shapes_of, update_plan
 
 Floats = NDArray[np.float32]
 
-_WEIGHTS = (0.2, 0.3, 0.5)
 _PLAINTEXT_BITS, _CIPHERTEXT_BYTES = 3071, 768  # of a 3072-bit key
 
 
@@ -35,7 +35,9 @@ def main() -> None:
     """Measure and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 10, 12, 14, 16, 20, 24])
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 10, 11, 12, 13, 14, 15, 16, 18])
+    parser.add_argument("--trips", type=int, default=5, help="round trips, each of other weights")
+    parser.add_argument("--stochastic", action="store_true", help="round up or down at random")
     options = parser.parse_args()
     study = Study.read(options.run / "study.toml")
     first = options.run / "sites" / study.federation.sites[0] / "work" / "model.safetensors"
@@ -44,38 +46,71 @@ def main() -> None:
     was = get_parameters(model.network, batch_norm="average")
     before = model.predict(images.images)
     accuracy = (before.argmax(axis=1) == images.labels).mean()
+    rounding = "at random" if options.stochastic else "to the nearest"
     print(
-        f"{len(images.labels)} test images, accuracy {100 * accuracy:.2f} % without a round trip\n"
+        f"{len(images.labels)} test images, accuracy {100 * accuracy:.2f} % without a round trip; "
+        f"{options.trips} round trips, rounded {rounding}\n"
     )
     print(
-        "| value bits | accuracy, % | change, points | other decisions | largest change of a "
-        "probability | MB up |"
+        "| value bits | change of accuracy, points: mean | worst | other decisions, mean | "
+        "change of a probability, mean | MB up |"
     )
     print("|---|---|---|---|---|---|")
     for bits in options.bits:
-        after = _predict_after(model, was, images, bits)
+        changes, others, moved = [], [], []
+        rng = np.random.default_rng(1)
+        for _ in range(options.trips):
+            average = _round_trip(was, bits, rng, stochastic=options.stochastic)
+            set_parameters(model.network, average)
+            after = model.predict(images.images)
+            now = (after.argmax(axis=1) == images.labels).mean()
+            changes.append(100 * (now - accuracy))
+            others.append(int((after.argmax(axis=1) != before.argmax(axis=1)).sum()))
+            moved.append(float(np.abs(after - before).mean()))
         set_parameters(model.network, was)
-        now = (after.argmax(axis=1) == images.labels).mean()
-        other = int((after.argmax(axis=1) != before.argmax(axis=1)).sum())
         print(
-            f"| {bits} | {100 * now:.2f} | {100 * (now - accuracy):+.2f} | {other} | "
-            f"{np.abs(after - before).max():.1e} | {_megabytes(study, was, bits):.2f} |"
+            f"| {bits} | {np.mean(changes):+.2f} | {min(changes):+.2f} | {np.mean(others):.1f} | "
+            f"{np.mean(moved):.1e} | {_megabytes(study, was, bits):.2f} |",
+            flush=True,
         )
 
 
-def _predict_after(
-    model: StudyModel, was: dict[str, Floats], images: ImageSet, bits: int
-) -> Floats:
-    quantizer = Quantizer(shapes_of(was), ranges_of(was), bits)
-    weights = [round(weight / WEIGHT_UNIT) for weight in _WEIGHTS]
+def _round_trip(
+    was: dict[str, Floats], bits: int, rng: np.random.Generator, *, stochastic: bool
+) -> dict[str, Floats]:
+    """The parameters after three sites of random shares have sent them."""
+    ranges = ranges_of(was)
+    quantizer = Quantizer(shapes_of(was), ranges, bits)
+    weights = [max(1, round(share / WEIGHT_UNIT)) for share in rng.dirichlet([4, 4, 4])]
     layout = SlotLayout(bits, 2, _PLAINTEXT_BITS)
     sums = np.zeros(quantizer.values, np.int64)
     for weight in weights:
-        values = quantizer.quantize(was, weight=weight).values
+        sent = _dither(was, ranges, bits, weight, rng) if stochastic else was
+        values = quantizer.quantize(sent, weight=weight).values
         sums += layout.unpack(layout.pack(values), values.size)
-    average = quantizer.dequantize(sums, summands=len(weights), weight=sum(weights))
-    set_parameters(model.network, average)
-    return model.predict(images.images)
+    return quantizer.dequantize(sums, summands=len(weights), weight=sum(weights))
+
+
+def _dither(
+    was: dict[str, Floats],
+    ranges: NDArray[np.int64],
+    bits: int,
+    weight: int,
+    rng: np.random.Generator,
+) -> dict[str, Floats]:
+    """The parameters moved by up to half a step, so that the nearest step is a random one."""
+    sent, start = {}, 0
+    for name, array in was.items():
+        end = start + count_ranges(array.shape)
+        if array.ndim > 1:
+            steps = extents_of(ranges[start:end]) / (2 ** (bits - 1) - 1) / (weight * WEIGHT_UNIT)
+            noise = rng.uniform(-0.5, 0.5, array.shape)
+            moved = array + noise * steps.reshape(-1, *[1] * (array.ndim - 1))
+            sent[name] = moved.astype(np.float32)
+        else:
+            sent[name] = array
+        start = end
+    return sent
 
 
 def _megabytes(study: Study, parameters: dict[str, Floats], bits: int) -> float:

@@ -221,7 +221,7 @@ class Coordinator:
         )
         self._released.note(answered.site, answered.answer)
         if clipped:
-            sentence = f"{answered.site} clipped {clipped} of {self._updates.values} values"
+            sentence = f"{answered.site} clipped {clipped} parameters"
             self.journal.write(Alarm(round=number, code="clipping", sentence=sentence))
 
     def _aggregation(self, plan: VectorPlan) -> Aggregation:

@@ -13,6 +13,7 @@ from benchmarks.command import bench
 from ppfl.errors import PpflError
 from ppfl.learning.check import check_folder
 from simulations.command import simulate
+from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
 
 _app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -21,6 +22,7 @@ _app.command()(simulate)
 _app.command()(bench)
 _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
+_app.command()(doctor)
 _app.add_typer(_data, name="data")
 
 

@@ -87,25 +87,27 @@ class Hospital:
             model, released = self._totals.model(request)
         start = self._totals.shared(model)
         normalisation = self._normalisation(enrolled)
-        with self._phase.enter("evaluate", number):
-            counts = self._evaluate(model, "validation", normalisation)
-        with self._phase.enter("train", number) as step:
-            data = self._images("train")
-            train_locally(
-                model,
-                data,
-                self.study.training,
-                classes=len(self.study.classes),
-                normalisation=normalisation,
-                round_number=number,
-                seed=self._seed,
-                progress=step,
-                deadline_s=self.study.federation.deadline_s,
-            )
-            self._totals.keep_local(model)
+        suite, plan = self._totals.suite, self._totals.update_plan(model)
+        with suite.preparing(plan.values):
+            with self._phase.enter("evaluate", number):
+                counts = self._evaluate(model, "validation", normalisation)
+            with self._phase.enter("train", number) as step:
+                data = self._images("train")
+                train_locally(
+                    model,
+                    data,
+                    self.study.training,
+                    classes=len(self.study.classes),
+                    normalisation=normalisation,
+                    round_number=number,
+                    seed=self._seed,
+                    progress=step,
+                    deadline_s=self.study.federation.deadline_s,
+                )
+                self._totals.keep_local(model)
         with self._phase.enter("seal", number):
-            sealed = self._totals.update_plan(model).seal(
-                self._totals.suite,
+            sealed = plan.seal(
+                suite,
                 round_number=number,
                 integers=counts.as_arrays(),
                 parameters=self._totals.shared(model),
@@ -118,7 +120,7 @@ class Hospital:
             released=released,
             released_round=number - 2,
             model_sha256=parameters_sha256(start),
-            seconds=self._phase.seconds,
+            seconds=self._phase.seconds | {"ahead": round(suite.ahead_s, 3)},
             clipped=sealed.clipped,
         )
         self._remember(request)
@@ -265,7 +267,7 @@ class Hospital:
             ("metrics of the whole federation", answer.released),
             ("digest of the model that the sites opened", answer.model_sha256),
             ("seconds that each phase took", answer.seconds),
-            ("how many values were clipped", answer.clipped),
+            ("how many parameters were clipped", answer.clipped),
         ):
             if value:
                 size = len(json.dumps(value))

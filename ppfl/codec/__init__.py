@@ -1,12 +1,14 @@
 """From parameters to sealed vectors and back: fixed point, slots, tail, suites, wire."""
 
-from ppfl.codec.quantizer import WEIGHT_UNIT, Parameters, Quantizer, ranges_of
+from ppfl.codec.quantizer import WEIGHT_UNIT, Quantizer
+from ppfl.codec.ranges import RANGE_BITS, Parameters, count_ranges, ranges_of
 from ppfl.codec.slots import SlotLayout
 from ppfl.codec.suites import PackedSuite, Suite, UnsafePlaintextSuite
-from ppfl.codec.tail import Integers, TailLayout
+from ppfl.codec.tail import Integers, TailField, TailLayout
 from ppfl.codec.wire import SealedVector
 
 __all__ = [
+    "RANGE_BITS",
     "WEIGHT_UNIT",
     "Integers",
     "PackedSuite",
@@ -15,7 +17,9 @@ __all__ = [
     "SealedVector",
     "SlotLayout",
     "Suite",
+    "TailField",
     "TailLayout",
     "UnsafePlaintextSuite",
+    "count_ranges",
     "ranges_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from ppfl.codec.slots import SlotLayout, check_values
 from ppfl.codec.wire import Expected, SealedVector
-from ppfl.crypto import Engine
+from ppfl.crypto import Engine, RandomizerPool
 from ppfl.errors import MalformedMessageError, QuorumError
 
 
@@ -41,6 +42,15 @@ class Suite(ABC):
     @abstractmethod
     def part_bytes(self, values: int) -> tuple[int, ...]:
         """Lengths of the opaque parts of a vector of so many values."""
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds of work that :meth:`preparing` has done so far, in the background."""
+        return 0.0
+
+    def preparing(self, values: int) -> AbstractContextManager[None]:
+        """Do, while a block runs, what sealing so many integers needs beside the integers."""
+        return nullcontext()
 
     @abstractmethod
     def seal(self, values: NDArray[np.int64]) -> SealedVector:
@@ -103,6 +113,7 @@ class PackedSuite(Suite):
     def __init__(self, engine: Engine, *, value_bits: int, headroom_bits: int) -> None:
         super().__init__(value_bits=value_bits, headroom_bits=headroom_bits)
         self._engine = engine
+        self._pool = RandomizerPool(engine)
         self.layout = SlotLayout(value_bits, headroom_bits, engine.public.plaintext_bits)
 
     @property
@@ -119,9 +130,20 @@ class PackedSuite(Suite):
         """One part: the ciphertexts."""
         return (self.layout.plaintexts(values) * self._engine.public.ciphertext_bytes,)
 
+    @property
+    def ahead_s(self) -> float:
+        """Seconds in which randomizers were made ahead."""
+        return self._pool.seconds
+
+    def preparing(self, values: int) -> AbstractContextManager[None]:
+        """Make the randomizers of so many integers while a block runs."""
+        return self._pool.filling(self.layout.plaintexts(values))
+
     def seal(self, values: NDArray[np.int64]) -> SealedVector:
         """A vector of ciphertexts, each with fresh randomness."""
-        ciphertexts = self._engine.encrypt(self.layout.pack(values))
+        plaintexts = self.layout.pack(values)
+        randomizers = self._pool.take(self.layout.plaintexts(values.size))
+        ciphertexts = self._engine.blind(plaintexts, randomizers)
         return SealedVector(self.name, self.fingerprint, values.size, 1, (ciphertexts,))
 
     def open(self, vector: SealedVector) -> NDArray[np.int64]:

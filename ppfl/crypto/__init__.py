@@ -9,6 +9,7 @@ from ppfl.crypto.keyfiles import (
     write_public_key,
 )
 from ppfl.crypto.keys import PrivateKey, PublicKey, generate_key, generate_unsafe_key
+from ppfl.crypto.pool import RandomizerPool
 
 __all__ = [
     "Engine",
@@ -16,6 +17,7 @@ __all__ = [
     "EngineName",
     "PrivateKey",
     "PublicKey",
+    "RandomizerPool",
     "choose_engine",
     "create_engine",
     "generate_key",

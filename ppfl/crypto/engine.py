@@ -28,6 +28,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    releases_lock: ClassVar[bool] = False
+    """Whether other Python threads go on while this engine makes randomizers."""
 
     def __init__(self, public: PublicKey, private: PrivateKey | None, *, threads: int) -> None:
         if private is not None and private.public != public:
@@ -43,16 +45,20 @@ class Engine(ABC):
             MalformedMessageError: the length is no multiple of the width, or a plaintext is not
                 below N.
         """
-        bits = self.public.randomizer_bits
-        exponents = [secrets.randbits(bits) for _ in range(self.count_plaintexts(plaintexts))]
-        return self.blind(plaintexts, self.randomizers(exponents))
+        count = self.count_plaintexts(plaintexts)
+        return self.blind(plaintexts, self.fresh_randomizers(count))
 
-    @abstractmethod
-    def randomizers(self, exponents: Sequence[int]) -> bytes:
-        """h_N^r mod N² for each exponent r in [0, 2**randomizer_bits): encryptions of 0.
+    def fresh_randomizers(self, count: int) -> bytes:
+        """(count,) randomizers with exponents from the system's source of randomness.
 
         Each may blind one ciphertext only, and must never leave its maker unused.
         """
+        bits = self.public.randomizer_bits
+        return self.randomizers([secrets.randbits(bits) for _ in range(count)])
+
+    @abstractmethod
+    def randomizers(self, exponents: Sequence[int]) -> bytes:
+        """h_N^r mod N² for each exponent r in [0, 2**randomizer_bits): encryptions of 0."""
 
     @abstractmethod
     def blind(self, plaintexts: bytes, randomizers: bytes) -> bytes:

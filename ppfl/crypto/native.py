@@ -26,6 +26,7 @@ class NativeEngine(GmpEngine):
     """
 
     name: ClassVar[str] = "native"
+    releases_lock: ClassVar[bool] = True
 
     def __init__(self, public: PublicKey, private: PrivateKey | None, *, threads: int) -> None:
         super().__init__(public, private, threads=threads)

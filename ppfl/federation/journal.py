@@ -69,7 +69,9 @@ class SiteAnswered(Event):
     site: str
     bytes_up: int
     bytes_down: int
-    seconds: dict[str, float] = Field(description="open, evaluate, train, seal; add at the end")
+    seconds: dict[str, float] = Field(
+        description="open, evaluate, train, seal; ahead: of sealing, beside training; add"
+    )
     clipped: int
 
 

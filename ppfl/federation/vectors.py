@@ -9,6 +9,7 @@ no earlier model to open a sum.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppfl.codec import (
+    RANGE_BITS,
     WEIGHT_UNIT,
     Integers,
     Parameters,
     Quantizer,
     SealedVector,
     Suite,
+    TailField,
     TailLayout,
+    count_ranges,
     ranges_of,
 )
 from ppfl.errors import (
@@ -52,7 +56,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """One site's vector, ready to be sent, and how many of its values had to be clipped."""
+    """One site's vector, ready to be sent, and how many parameters had to be clipped."""
 
     vector: SealedVector
     clipped: int
@@ -70,16 +74,19 @@ class VectorPlan:
     def __init__(self, study: Study, *, parameters: Shapes, integers: Shapes) -> None:
         self._study = study
         self._parameters = dict(parameters)
-        bound: dict[str, tuple[int, ...]] = {"sites": (), "study": (), "round": ()}
+        self._ranges = sum(count_ranges(shape) for shape in parameters.values())
+        bound = {name: TailField(()) for name in ("sites", "study", "round")}
         if parameters:
-            bound |= {"weight": (), "ranges": (len(parameters),)}
-        self._bound = bound
-        self._tail = TailLayout(bound | dict(integers), study.encryption.value_bits)
+            bound |= {name: TailField(()) for name in ("weight", "ranges_digest")}
+            bound["ranges"] = TailField((self._ranges,), RANGE_BITS)
+        self._bound = tuple(bound)
+        fields = bound | {name: TailField(shape) for name, shape in integers.items()}
+        self._tail = TailLayout(fields, study.encryption.value_bits)
 
     @property
     def values(self) -> int:
         """Integers in a vector."""
-        return self._quantizer(np.zeros(len(self._parameters), np.int64)).values + self._tail.values
+        return self._quantizer(np.zeros(self._ranges, np.int64)).values + self._tail.values
 
     def seal(
         self,
@@ -109,17 +116,23 @@ class VectorPlan:
         values, clipped = np.empty(0, np.int64), 0
         if parameters is not None and model is not None:
             whole_weight = max(1, round(weight / WEIGHT_UNIT))
-            quantizer = self._quantizer(ranges_of(model))
+            ranges = ranges_of(model)
+            quantizer = self._quantizer(ranges)
             quantized = quantizer.quantize(parameters, weight=whole_weight)
             values, clipped = quantized.values, quantized.clipped
-            allowed = self._study.encryption.clipped_tolerance * values.size
+            count = sum(array.size for array in parameters.values())
+            allowed = self._study.encryption.clipped_tolerance * count
             if clipped > allowed:
                 raise ClippingError(
-                    f"round {round_number}: {clipped} of {values.size} values are out of range, "
+                    f"round {round_number}: {clipped} of {count} parameters are out of range, "
                     f"{int(allowed)} are tolerated",
                     hint="parameters that grow this fast usually mean too high a learning_rate",
                 )
-            bound |= {"weight": whole_weight, "ranges": quantizer.ranges}
+            bound |= {
+                "weight": whole_weight,
+                "ranges": ranges,
+                "ranges_digest": _digest(ranges),
+            }
         tail = self._tail.encode(
             {name: np.asarray(value, np.int64) for name, value in bound.items()} | dict(integers)
         )
@@ -151,7 +164,8 @@ class VectorPlan:
         parameters: dict[str, NDArray[np.float32]] = {}
         if self._parameters:
             ranges, rest = np.divmod(bound["ranges"], sites)
-            if rest.any():
+            # sums of different ranges may divide without rest; those of their digests do not
+            if rest.any() or int(bound["ranges_digest"]) != sites * _digest(ranges):
                 raise MalformedMessageError(
                     f"round {round_number}: the sites in the total disagree about ranges"
                 )
@@ -166,3 +180,7 @@ class VectorPlan:
 
     def _quantizer(self, ranges: NDArray[np.int64]) -> Quantizer:
         return Quantizer(self._parameters, ranges, self._study.encryption.value_bits)
+
+
+def _digest(ranges: NDArray[np.int64]) -> int:
+    return int.from_bytes(hashlib.sha256(ranges.astype("<i8").tobytes()).digest()[:6], "big")

@@ -26,13 +26,17 @@ PHASES = ("open", "evaluate", "train", "seal", "add")
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One complete round; seconds and bytes are medians over its sites, ``total_s`` wall time."""
+    """One complete round; seconds and bytes are medians over its sites, ``total_s`` wall time.
+
+    ``ahead_s`` is work on sealing that was done beside evaluation and training.
+    """
 
     number: int
     sites: tuple[str, ...]
     bytes_up: int
     bytes_down: int
     seconds: dict[str, float]
+    ahead_s: float
     total_s: float
     metrics: dict[str, Any]
 
@@ -47,6 +51,13 @@ class Summary:
     closed: StudyClosed | None
     failed: StudyFailed | None
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def hidden_share(self) -> float:
+        """Share of opening and sealing that ran beside training, in [0, 1]."""
+        ahead = sum(r.ahead_s for r in self.rounds)
+        seen = sum(r.seconds["open"] + r.seconds["seal"] for r in self.rounds)
+        return ahead / (ahead + seen) if ahead else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """What ``ppfl simulate --json`` prints, without the places of files."""
@@ -65,10 +76,11 @@ class Summary:
                     "macro_auroc": r.metrics.get("macro_auroc"),
                     "bytes_up": r.bytes_up,
                     "bytes_down": r.bytes_down,
-                    "seconds": r.seconds | {"total": r.total_s},
+                    "seconds": r.seconds | {"ahead": r.ahead_s, "total": r.total_s},
                 }
                 for r in self.rounds
             ],
+            "hidden_share": self.hidden_share,
             "test": self.test,
             "model_sha256": self.closed.model_sha256 if self.closed else "",
         }
@@ -77,13 +89,13 @@ class Summary:
         """One line a round: metrics, bytes and seconds."""
         text = io.StringIO()
         names = ["accuracy", "macro_auroc", "loss", "ece"]
-        seconds = [f"{phase}_s" for phase in PHASES]
+        seconds = [f"{phase}_s" for phase in (*PHASES, "ahead", "total")]
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["round", "sites", *names, "bytes_up", "bytes_down", *seconds, "total_s"])
+        writer.writerow(["round", "sites", *names, "bytes_up", "bytes_down", *seconds])
         for r in self.rounds:
             figures = [r.metrics.get(name, "") for name in names]
-            times = [r.seconds.get(phase, "") for phase in PHASES]
-            row = [r.number, len(r.sites), *figures, r.bytes_up, r.bytes_down, *times, r.total_s]
+            times = [*(r.seconds[phase] for phase in PHASES), r.ahead_s, r.total_s]
+            row = [r.number, len(r.sites), *figures, r.bytes_up, r.bytes_down, *times]
             writer.writerow(row)
         return text.getvalue()
 
@@ -115,9 +127,8 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
                 sites=event.sites,
                 bytes_up=int(median(a.bytes_up for a in inside)),
                 bytes_down=int(median(a.bytes_down for a in inside)),
-                seconds={
-                    p: round(median(a.seconds.get(p, 0.0) for a in inside), 3) for p in PHASES
-                },
+                seconds={phase: _median_s(inside, phase) for phase in PHASES},
+                ahead_s=_median_s(inside, "ahead"),
                 total_s=event.seconds,
                 metrics=metrics.get((number, "validation"), {}),
             )
@@ -131,3 +142,7 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
         failed=last if isinstance(last, StudyFailed) else None,
         notes=tuple(notes),
     )
+
+
+def _median_s(answers: Sequence[SiteAnswered], phase: str) -> float:
+    return round(median(answer.seconds.get(phase, 0.0) for answer in answers), 3)

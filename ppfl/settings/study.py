@@ -92,12 +92,12 @@ class EncryptionOptions(Section):
         "`unsafe_plaintext`: no encryption at all, only to compare with",
     )
     key_fingerprint: Sha256 = Field("", description="fingerprint of the public key")
-    value_bits: int = Field(19, ge=8, le=40, description="bits of a quantized value")
+    value_bits: int = Field(14, ge=8, le=40, description="bits of a quantized value")
     headroom_bits: int = Field(
         0, ge=0, le=16, description="spare bits of a slot; 0: as many as the named sites need"
     )
     clipped_tolerance: float = Field(
-        1e-4, ge=0, le=1, description="share of values out of range above which a site gives up"
+        1e-4, ge=0, le=1, description="share of parameters out of range above which a site gives up"
     )
 
 

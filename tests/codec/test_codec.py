@@ -10,10 +10,12 @@ from ppfl.codec import (
     Quantizer,
     SealedVector,
     SlotLayout,
+    TailField,
     TailLayout,
     UnsafePlaintextSuite,
     ranges_of,
 )
+from ppfl.codec.ranges import extents_of
 from ppfl.codec.wire import Expected
 from ppfl.crypto import PrivateKey, create_engine
 from ppfl.errors import (
@@ -76,17 +78,36 @@ def test_the_opened_average_is_the_exact_integer_average() -> None:
     assert all(part.clipped == 0 for part in parts)
     sums = np.sum([part.values for part in parts], axis=0)
     average = quantizer.dequantize(sums, summands=3, weight=sum(weights))
-    step = int(quantizer.ranges[0]) * 2.0**-20 / (2**15 - 1)
-    integers = sum(part.values[:35] - 2**15 for part in parts)
-    assert (average["w"].ravel() == (integers * step).astype(np.float32)).all()
+    steps = extents_of(quantizer.ranges)[:7, None] / (2**15 - 1)
+    integers = sum(part.values[:35] - 2**15 for part in parts).reshape(7, 5)
+    assert (average["w"] == (integers * steps).astype(np.float32)).all()
     exact = sum(w / 2**32 * s["w"].astype(float) for w, s in zip(weights, sites, strict=True))
-    assert np.abs(average["w"] - exact).max() <= 1.5 * step
+    assert (np.abs(average["w"] - exact) <= 1.5 * steps).all()
+
+
+@given(st.floats(0, 1e6, width=32))
+def test_a_range_is_wide_enough_and_an_eighth_too_wide_at_most(largest: float) -> None:
+    model = {"w": np.array([[largest, -largest / 2], [0, 0]], np.float32)}
+    extents = extents_of(ranges_of(model))
+    wanted = np.array([2 * largest + 0.1, 0.1])
+    assert (extents >= wanted).all()
+    assert (extents <= wanted * 1.126).all()
+
+
+def test_a_small_channel_beside_a_large_one_keeps_its_digits() -> None:
+    rows = np.linspace(-1, 1, 18, dtype=np.float32).reshape(2, 9)
+    model = {"w": rows * np.array([[56], [0.03]], np.float32)}
+    quantizer = Quantizer({"w": (2, 9)}, ranges_of(model), 12)
+    sums = 4 * quantizer.quantize(model, weight=2**30).values
+    average = quantizer.dequantize(sums, summands=4, weight=2**32)
+    assert np.abs(average["w"][1] - model["w"][1]).max() < 0.03 / 100
+    assert np.abs(average["w"][0] - model["w"][0]).max() < 56 / 400
 
 
 def test_the_quantizer_counts_what_it_clips_and_refuses_nan() -> None:
     model = {"w": np.ones(4, np.float32)}
     quantizer = Quantizer({"w": (4,)}, ranges_of(model), 12)
-    far = {"w": np.array([9, -9, 0, 1], np.float32)}
+    far = {"w": np.array([9, -9, 0, 2], np.float32)}
     assert quantizer.quantize(far, weight=2**32).clipped == 2
     with pytest.raises(NotFiniteError, match="w holds"):
         quantizer.quantize({"w": np.full(4, np.nan, np.float32)}, weight=1)
@@ -112,13 +133,16 @@ def test_a_small_variance_beside_a_large_one_survives_rounding() -> None:
 
 
 def test_tail_sums_are_exact() -> None:
-    layout = TailLayout({"a": (), "b": (2, 2)}, 13)
+    layout = TailLayout({"a": TailField(()), "b": TailField((2, 2), bits=8)}, 13)
+    assert layout.values == 5 + 4
     one = {"a": np.array(2**60 - 1), "b": np.arange(4).reshape(2, 2)}
     opened = layout.decode(3 * layout.encode(one))
     assert int(opened["a"]) == 3 * (2**60 - 1)
     assert (opened["b"] == 3 * one["b"]).all()
     with pytest.raises(ValueRangeError):
         layout.encode({"a": np.array(-1), "b": one["b"]})
+    with pytest.raises(ValueRangeError, match="b holds"):
+        layout.encode({"a": one["a"], "b": np.full((2, 2), 256)})
     with pytest.raises(MalformedMessageError):
         layout.encode({"a": one["a"]})
     with pytest.raises(MalformedMessageError):

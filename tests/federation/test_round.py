@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppfl.codec import PackedSuite
+from ppfl.codec import PackedSuite, SealedVector
 from ppfl.crypto import PrivateKey, create_engine
 from ppfl.errors import (
     ClippingError,
@@ -116,6 +116,21 @@ def test_sites_open_no_total_of_one_no_other_round_and_no_other_study(
     other = VectorPlan(_study("other"), parameters={"w": (20,)}, integers={"n": ()})
     with pytest.raises(StudyMismatchError):
         other.open(suite, two, round_number=1)
+
+
+def test_sites_that_disagree_about_ranges_are_noticed(plan: VectorPlan, suite: PackedSuite) -> None:
+    def seal(scale: float) -> SealedVector:
+        model = {"w": _MODEL["w"] * np.float32(scale)}
+        integers = {"n": np.array(0)}
+        sealed = plan.seal(suite, round_number=1, integers=integers, parameters=model, model=model)
+        return sealed.vector
+
+    # ranges of 2.1 and 2.34 have neighbouring codes; those of 2.6 and 8.1 are 2 and 16 codes away,
+    # so that the sum divides by two as if both sites had the one between
+    for scale in (1.12, 1.25, 4.0):
+        two = suite.add(seal(1.0), seal(scale))
+        with pytest.raises(MalformedMessageError, match="disagree about ranges"):
+            plan.open(suite, two, round_number=1)
 
 
 def test_too_many_clipped_values_are_not_sent(plan: VectorPlan, suite: PackedSuite) -> None:
