@@ -41,12 +41,13 @@ _DURATIONS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, 
 
 
 def draw_systems(bench: Bench) -> str:
-    """Every system as a point: bytes up, and seconds to seal and open."""
+    """Every system as a point: bytes up, and seconds to seal and open, all work counted."""
+    rows = [row for row in bench.measured if not row.ahead]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 5.0), layout="constrained")
         axes = figure.subplots()
-        _set_axes(axes, bench.measured)
-        for row in bench.measured:
+        _set_axes(axes, rows)
+        for row in rows:
             colour = _colour(row)
             axes.plot(
                 _megabytes(row),
@@ -58,8 +59,8 @@ def draw_systems(bench: Bench) -> str:
                 markeredgewidth=1.8,
                 zorder=3,
             )
-        _write_legend(figure, axes, bench.measured)
-        _write_labels(figure, axes, bench.measured)
+        _write_legend(figure, axes, rows)
+        _write_labels(figure, axes, rows)
         return _svg(figure)
 
 
@@ -119,7 +120,7 @@ def _draw_line(
     )
 
 
-def _set_axes(axes: Axes, rows: tuple[Measured, ...]) -> None:
+def _set_axes(axes: Axes, rows: list[Measured]) -> None:
     axes.set(xscale="log", yscale="log")
     if rows:
         megabytes, seconds = [_megabytes(r) for r in rows], [_seconds(r) for r in rows]
@@ -142,7 +143,7 @@ def _set_time_axis(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda seconds, _: _TICKS.get(seconds, "")))
 
 
-def _write_labels(figure: Figure, axes: Axes, rows: tuple[Measured, ...]) -> None:
+def _write_labels(figure: Figure, axes: Axes, rows: list[Measured]) -> None:
     """A label beside each point, at the first place where it touches neither point nor label."""
     figure.draw_without_rendering()  # only then is it known where points lie
     scale = 72 / figure.dpi
@@ -193,7 +194,7 @@ def _find_place(
     return places[0]
 
 
-def _write_legend(figure: Figure, axes: Axes, rows: tuple[Measured, ...]) -> None:
+def _write_legend(figure: Figure, axes: Axes, rows: list[Measured]) -> None:
     meanings = (
         (_OURS, "ppfl"),
         (_GREY, "others; only the sites read the sum"),

@@ -116,6 +116,7 @@ def measure(candidate: Candidate, workload: Workload, *, runs: int) -> Measured 
         readers=candidate.readers,
         note=candidate.note,
         ours=candidate.ours,
+        ahead=candidate.ahead,
         timed_parameters=timed.parameters,
         extrapolated=timed is not workload,
         seal=seal,

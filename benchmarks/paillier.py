@@ -12,14 +12,13 @@ import numpy as np
 import phe
 from numpy.typing import NDArray
 
-from benchmarks.ours import make_study, rounding_errors
+from benchmarks.ours import WEIGHT, average_rounded, make_study, rounding_errors
 from benchmarks.systems import SITES, System, Workload, flatten, float_errors, shape_like
-from ppfl.codec import WEIGHT_UNIT, Parameters, Quantizer, SlotLayout, ranges_of
+from ppfl.codec import Parameters, Quantizer, SlotLayout, ranges_of
 from sites.vectors import shapes_of
 
 _STUDY = make_study(SITES)
 _VALUE_BITS, _HEADROOM_BITS = _STUDY.encryption.value_bits, _STUDY.headroom_bits
-_WEIGHT = round(1 / len(SITES) / WEIGHT_UNIT)
 
 
 class PheByValue(System[list[phe.EncryptedNumber]]):
@@ -83,7 +82,7 @@ class _Packed(System[Any]):
 
     def seal(self, parameters: Parameters, *, site: int) -> bytes:
         """Ciphertexts of the packed plaintexts."""
-        plaintexts = self._layout.pack(self._quantizer.quantize(parameters, weight=_WEIGHT).values)
+        plaintexts = self._layout.pack(self._quantizer.quantize(parameters, weight=WEIGHT).values)
         width = self._layout.plaintext_bytes
         return self._encrypt(
             [
@@ -98,11 +97,15 @@ class _Packed(System[Any]):
         plaintexts = b"".join(number.to_bytes(width, "little") for number in self._decrypt(wire))
         sums = self._layout.unpack(plaintexts, self._quantizer.values)
         sites = len(SITES)
-        return self._quantizer.dequantize(sums, summands=sites, weight=sites * _WEIGHT)
+        return self._quantizer.dequantize(sums, summands=sites, weight=sites * WEIGHT)
 
     def allowed_error(self) -> Mapping[str, float]:
         """Half a step of each site, in the average."""
         return rounding_errors(self._start, _VALUE_BITS)
+
+    def rounded_average(self, workload: Workload) -> Parameters:
+        """The average that an unencrypted sum of the same integers gives."""
+        return average_rounded(workload, _VALUE_BITS)
 
     @abstractmethod
     def _encrypt(self, plaintexts: list[int]) -> bytes: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -44,7 +43,7 @@ class Workload:
         return sum(array.size for array in self.start.values())
 
     def sample(self, parameters: int) -> Workload:
-        """The same round for the first so many parameters only."""
+        """The same round for the first parameters only: as many, up to the end of a row."""
         return replace(
             self,
             start=_first(self.start, parameters),
@@ -113,6 +112,10 @@ class System(ABC, Generic[T]):
     def allowed_error(self) -> Mapping[str, float]:
         """By how much an opened parameter may differ from the true average, for each tensor."""
 
+    def rounded_average(self, workload: Workload) -> Parameters | None:
+        """What must come out bit for bit, if how the updates are rounded settles it."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -122,7 +125,7 @@ class Candidate:
     an update, ``readers`` who can read the sum, ``note`` what a reader of the figures must know.
     ``sample`` is how many parameters a slow system is timed on; its time and bytes are then
     scaled by ``units``, of which it needs so many for a workload. ``find_obstacle`` says why it
-    cannot run here, or nothing.
+    cannot run here, or nothing. ``ahead`` if part of sealing is done before, and not timed.
     """
 
     name: str
@@ -135,19 +138,22 @@ class Candidate:
     sample: int = 0
     note: str = ""
     ours: bool = False
+    ahead: bool = False
 
 
 def largest_error(system: System[Any], opened: Parameters, workload: Workload) -> float:
     """By how much an opened average is off, at most.
 
     Raises:
-        RunError: a tensor is missing or off by more than the system allows; the message names it.
+        RunError: a tensor is missing, off by more than the system allows, or not the one that
+            rounding settles; the message names it.
     """
     true, allowed = workload.average(), system.allowed_error()
     if {name: array.shape for name, array in opened.items()} != {
         name: array.shape for name, array in true.items()
     }:
         raise RunError("the opened average has not the shapes of the updates")
+    rounded = system.rounded_average(workload) or opened
     largest = 0.0
     for name, array in opened.items():
         error = float(np.abs(array - true[name]).max(initial=0.0))
@@ -155,6 +161,8 @@ def largest_error(system: System[Any], opened: Parameters, workload: Workload) -
             raise RunError(
                 f"the opened average of {name} is off by {error:.2g}, {allowed[name]:.2g} allowed"
             )
+        if not np.array_equal(array, rounded[name]):
+            raise RunError(f"the opened average of {name} is not that of the rounded updates")
         largest = max(largest, error)
     return largest
 
@@ -184,13 +192,14 @@ def shape_like(flat: NDArray[Any], like: Parameters) -> dict[str, NDArray[np.flo
 
 
 def _first(parameters: Parameters, count: int) -> dict[str, NDArray[np.float32]]:
-    """The first tensors; the last of them is cut."""
+    """The first tensors; the last of them keeps its first rows."""
     chosen: dict[str, NDArray[np.float32]] = {}
     for name, array in parameters.items():
         if count <= 0:
             break
-        chosen[name] = array if array.size <= count else array.reshape(-1)[:count]
-        count -= math.prod(array.shape)
+        row = array.size // len(array)
+        chosen[name] = array[: -(-count // row)]
+        count -= array.size
     return chosen
 
 

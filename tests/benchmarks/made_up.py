@@ -15,6 +15,7 @@ from ppfl.crypto import generate_unsafe_key
 
 _SECONDS = {
     "native": (0.3, 1.6),
+    "native-ahead": (0.05, 1.6),
     "gmp": (2.9, 11.7),
     "reference": (560.0, 130.0),
     "phe": (60_000.0, 15_000.0),
@@ -53,6 +54,7 @@ def made_up_bench() -> Bench:
                 readers=candidate.readers,
                 note=candidate.note,
                 ours=candidate.ours,
+                ahead=candidate.ahead,
                 timed_parameters=candidate.sample or 2_263_160,
                 extrapolated=extrapolated,
                 seal=Cost(seal, seal),
