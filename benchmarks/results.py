@@ -146,7 +146,7 @@ class Bench:
     def title(self) -> str:
         """What was measured, in a line."""
         return (
-            f"one update of {self.architecture}: {self.parameters:,} float32 parameters, 3 sites, "
+            f"{self.architecture}: {self.parameters:,} float32 parameters, 3 sites, "
             f"{self.key_bits}-bit key, {self.threads} threads, medians of {self.runs}"
         )
 
@@ -155,7 +155,7 @@ class Bench:
         machine = self.machine
         packages = ", ".join(f"{name} {v}" for name, v in machine["packages"].items())
         lines = [
-            _sentence(self.title()),
+            f"One update of {self.title()}.",
             f"{machine['processor']}, {machine['cores']} cores ({', '.join(machine['flags'])}); "
             f"Python {machine['python']}, {packages}; {machine['date']}.",
             "",
