@@ -22,6 +22,7 @@ _MEASURED_VALUES = 10**7
 _SITES = (2, 10, 100, 1000)
 _KEY_BITS = (2048, 3072, 4096)
 _KEY_VALUES = 500_000
+_ROW = 1000  # parameters that share a range
 _ADDING_S = 90.0  # after this no more updates are added; a thousand take longer with slow engines
 _DISTINCT = 2  # updates that are sealed, and then added in turn
 
@@ -165,8 +166,8 @@ def add_updates(workload: Workload, *, sites: int) -> SitesPoint:
 
 
 def _tensor(values: int, key_bits: int, threads: int) -> Workload:
-    weight = np.random.default_rng(1).standard_normal(values, dtype=np.float32)
-    start = {"weight": weight}
+    shape = (values // _ROW, _ROW)  # a matrix, as nearly all parameters of a network are
+    start = {"weight": np.random.default_rng(1).standard_normal(shape, dtype=np.float32)}
     return Workload(start, (start,), key_bits=key_bits, threads=threads)
 
 
