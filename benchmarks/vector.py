@@ -17,14 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import phe
 import psutil
 
 from ppfl.codec import PackedSuite
-from ppfl.crypto import create_engine, generate_key
+from ppfl.crypto import EngineName, create_engine, generate_key
 from ppfl.learning.models import build_model, get_parameters
 from ppfl.settings import EncryptionOptions, Study, check_settings
 from sites.vectors import shapes_of, update_plan
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--bits", type=int, default=3072)
     parser.add_argument("--value-bits", type=int, default=EncryptionOptions().value_bits)
-    parser.add_argument("--engine", choices=("auto", "native", "gmp", "reference"), default="auto")
+    parser.add_argument("--engine", choices=get_args(EngineName), default="auto")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory", action="store_true", help="one run, peak memory only")
     options = parser.parse_args()
