@@ -46,7 +46,7 @@ def bench(
 ) -> None:
     """Measure what it costs to seal, add and open one update, beside other systems.
 
-    Example: ppfl bench --systems native,gmp,ckks --no-scaling
+    Example: ppfl bench --systems ppfl-native,ppfl-gmp,tenseal-ckks --no-scaling
     """
     candidates = choose_candidates([name for name in systems.split(",") if name])
     threads = threads or len(os.sched_getaffinity(0))

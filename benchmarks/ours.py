@@ -154,7 +154,7 @@ def average_rounded(workload: Workload, value_bits: int) -> Parameters:
 
 def _candidate(engine: EngineName) -> Candidate:
     return Candidate(
-        name=engine,
+        name=f"ppfl-{engine}",
         label=f"ppfl {engine}",
         protection="Paillier, packed",
         readers="the sites",

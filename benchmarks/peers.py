@@ -49,7 +49,7 @@ def peer_candidates() -> tuple[Candidate, ...]:
     """Every peer, whether it can run here or not."""
     return (
         Candidate(
-            name="phe",
+            name="phe-per-value",
             label="phe, value by value",
             protection="Paillier",
             readers="the sites",
@@ -67,7 +67,7 @@ def peer_candidates() -> tuple[Candidate, ...]:
             sample=4_000,
         ),
         Candidate(
-            name="heu",
+            name="heu-zpaillier",
             label="SecretFlow HEU, our slots",
             protection="Paillier, packed",
             readers="the sites",
@@ -78,7 +78,7 @@ def peer_candidates() -> tuple[Candidate, ...]:
             note="Schema ZPaillier, through its array interface. It packs nothing itself.",
         ),
         Candidate(
-            name="ckks",
+            name="tenseal-ckks",
             label="TenSEAL CKKS, as in FLARE",
             protection="CKKS, approximate",
             readers="the sites",
@@ -100,7 +100,7 @@ def peer_candidates() -> tuple[Candidate, ...]:
             "shares, to take them out [BIK17, BBG20]. Every parameter beyond ±8 is clipped.",
         ),
         Candidate(
-            name="clear",
+            name="float32",
             label="float32 in the clear",
             protection="none",
             readers="the coordinator",

@@ -14,18 +14,18 @@ from benchmarks.systems import Workload, make_workload
 from ppfl.crypto import generate_unsafe_key
 
 _SECONDS = {
-    "native": (0.3, 1.6),
-    "native-ahead": (0.05, 1.6),
-    "gmp": (2.9, 11.7),
+    "ppfl-native": (0.3, 1.6),
+    "ppfl-native-ahead": (0.05, 1.6),
+    "ppfl-gmp": (2.9, 11.7),
     "reference": (560.0, 130.0),
-    "phe": (60_000.0, 15_000.0),
+    "phe-per-value": (60_000.0, 15_000.0),
     "phe-packed": (390.0, 104.0),
-    "heu": (30.0, 145.0),
-    "ckks": (1.8, 0.7),
+    "heu-zpaillier": (30.0, 145.0),
+    "tenseal-ckks": (1.8, 0.7),
     "masks": (0.06, 0.02),
-    "clear": (0.002, 0.004),
+    "float32": (0.002, 0.004),
 }
-_MEGABYTES = {"phe": 1_750.0, "ckks": 130.0, "masks": 9.05, "clear": 9.05}
+_MEGABYTES = {"phe-per-value": 1_750.0, "tenseal-ckks": 130.0, "masks": 9.05, "float32": 9.05}
 
 
 def small_workload() -> Workload:

@@ -17,13 +17,13 @@ def test_the_command_leaves_figures_tables_and_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "measure_scaling", lambda **_: made_up_scaling())
-    cheap = ("--systems", "masks,clear", "--architecture", "squeezenet1_1", "--runs", "1")
+    cheap = ("--systems", "masks,float32", "--architecture", "squeezenet1_1", "--runs", "1")
     result = CliRunner().invoke(_app, ["bench", *cheap, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "float32 in the clear" in result.stdout
     assert "Measuring float32" in result.stderr
     figures = json.loads((tmp_path / "bench.json").read_text())
-    assert [row["name"] for row in figures["measured"]] == ["masks", "clear"]
+    assert [row["name"] for row in figures["measured"]] == ["masks", "float32"]
     assert all(row["seal"]["cpu_s"] > 0 for row in figures["measured"])
     assert figures["measured"][1]["up_bytes"] == 4 * figures["parameters"]
     assert "pairwise masks" in (tmp_path / "bench.md").read_text()
@@ -33,9 +33,16 @@ def test_the_command_leaves_figures_tables_and_pictures(
 
 def test_json_is_all_that_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {row.name: row for row in made_up_bench().measured}
-    rows |= {"ckks": Skipped("ckks", "TenSEAL", "it is not installed")}
+    rows |= {"tenseal-ckks": Skipped("tenseal-ckks", "TenSEAL", "it is not installed")}
     monkeypatch.setattr(command, "measure_alone", lambda candidate, **_: rows[candidate.name])
-    options = ["--systems", "gmp,ckks", "--no-scaling", "--json", "--out", str(tmp_path)]
+    options = [
+        "--systems",
+        "ppfl-gmp,tenseal-ckks",
+        "--no-scaling",
+        "--json",
+        "--out",
+        str(tmp_path),
+    ]
     result = CliRunner().invoke(_app, ["bench", *options])
     assert result.exit_code == 0, result.output
     table = json.loads(result.stdout)

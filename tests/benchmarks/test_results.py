@@ -24,6 +24,16 @@ def test_the_json_holds_every_figure_and_no_name_of_the_machine() -> None:
         {"name": "other", "label": "Another system", "reason": "it is not installed"}
     ]
     assert table["machine"]["packages"]["phe"]
+    assert len(table["results"]) == 3 * len(bench.measured)
+    assert table["results"][0] == {
+        "system": "ppfl-native",
+        "operation": "seal",
+        "seconds": 0.3,
+        "bytes": bench.measured[0].up_bytes,
+        "values": bench.parameters,
+        "key_bits": 3072,
+        "extrapolated": False,
+    }
     assert table["scaling"]["values"][2]["extrapolated"] is True
 
 
@@ -34,7 +44,7 @@ def test_ratios_are_those_of_our_fastest_engine() -> None:
 
 def test_without_our_engines_or_peers_there_are_no_ratios() -> None:
     bench = made_up_bench()
-    ours = tuple(row for row in bench.measured if row.name == "gmp")
+    ours = tuple(row for row in bench.measured if row.name == "ppfl-gmp")
     others = tuple(row for row in bench.measured if not row.ours)
     assert replace(bench, measured=ours).ratios() == []
     assert replace(bench, measured=others).ratios() == []

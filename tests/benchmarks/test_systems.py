@@ -38,7 +38,7 @@ def test_the_average_of_every_system_is_right(name: str) -> None:
 
 def test_a_sample_is_scaled_up_to_the_whole_update() -> None:
     workload = small_workload()
-    whole = _candidate("clear")
+    whole = _candidate("float32")
     rows = [measure(replace(whole, sample=sample), workload, runs=1) for sample in (0, 1_000)]
     exact, scaled = rows
     assert isinstance(exact, Measured)
@@ -50,7 +50,9 @@ def test_a_sample_is_scaled_up_to_the_whole_update() -> None:
     assert scaled.peak_mb is None
 
 
-@pytest.mark.parametrize(("name", "package"), [("ckks", "tenseal"), ("heu", "heu")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("tenseal-ckks", "tenseal"), ("heu-zpaillier", "heu")]
+)
 def test_a_missing_package_is_a_reason_to_skip(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,8 +68,8 @@ def test_an_engine_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> 
         raise SettingsError("no AVX-512 IFMA")
 
     monkeypatch.setattr("benchmarks.ours.create_engine", refuse)
-    row = measure(_candidate("native"), small_workload(), runs=1)
-    assert row == Skipped("native", "ppfl native", "no AVX-512 IFMA")
+    row = measure(_candidate("ppfl-native"), small_workload(), runs=1)
+    assert row == Skipped("ppfl-native", "ppfl native", "no AVX-512 IFMA")
 
 
 class _Off(InTheClear):
@@ -107,12 +109,12 @@ class _Rounded(InTheClear):
 )
 def test_a_wrong_average_ends_the_benchmark(kind: type[InTheClear], message: str) -> None:
     with pytest.raises(RunError, match=message):
-        measure(replace(_candidate("clear"), create=kind), small_workload(), runs=1)
+        measure(replace(_candidate("float32"), create=kind), small_workload(), runs=1)
 
 
 def test_an_unknown_system_is_refused() -> None:
     with pytest.raises(SettingsError, match="'nothing'") as caught:
-        choose_candidates(["clear", "nothing"])
+        choose_candidates(["float32", "nothing"])
     assert "masks" in caught.value.hint
 
 
@@ -122,7 +124,7 @@ def test_a_processor_without_an_instruction_is_a_reason_to_skip(
     died = subprocess.CompletedProcess([], returncode=-4, stdout="", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
     row = measure_alone(
-        _candidate("ckks"), architecture="mobilenet_v2", key_bits=3072, threads=1, runs=1
+        _candidate("tenseal-ckks"), architecture="mobilenet_v2", key_bits=3072, threads=1, runs=1
     )
     assert isinstance(row, Skipped)
     assert "processor" in row.reason
