@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -110,10 +109,8 @@ class AheadSystem(OurSystem):
 
     def prepare(self) -> None:
         """Make the randomizers of one update."""
-        with self._site.preparing(self._plan.values):
-            for thread in threading.enumerate():
-                if thread.name == "randomizers":
-                    thread.join()  # it ends by itself when all are made
+        with self._site.preparing(self._plan.values) as ready:
+            ready.wait()
 
 
 def make_study(sites: tuple[str, ...], *, fingerprint: str = "") -> Study:
