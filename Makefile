@@ -9,7 +9,7 @@ simulate: .venv/installed
 test: .venv/installed
 	.venv/bin/python -m pytest
 
-.venv/installed: pyproject.toml $(wildcard ppfl/crypto/_ifma/*)
+.venv/installed: pyproject.toml $(wildcard ppfl/crypto/_kernel/*)
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet -e '.[dev]'
 	touch $@

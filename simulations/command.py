@@ -11,9 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ppfl.crypto import choose_engine
 from ppfl.errors import RunError
 from ppfl.federation import read_journal
 from ppfl.report import Summary, summarise
+from ppfl.settings import SiteFile
 from simulations.prepare import prepare
 from simulations.progress import RunProgress
 from simulations.runner import run_in_flower, run_in_process
@@ -57,13 +59,15 @@ def simulate(
         else:
             run_in_flower(folder, _APP, actors=actors)
     summary = summarise(read_journal(folder / "journal.jsonl"))
+    first = folder / "sites" / summary.rounds[-1].sites[0]
     places = {
-        "model": str(folder / "sites" / summary.rounds[-1].sites[0] / "work" / "model.safetensors"),
+        "model": str(first / "work" / "model.safetensors"),
         "journal": str(folder / "journal.jsonl"),
         "report": str(folder / "report.html"),
     }
     if as_json:
-        typer.echo(json.dumps(summary.to_dict() | places))
+        engine = {"engine": choose_engine(SiteFile.read(first / "site.toml").engine).name}
+        typer.echo(json.dumps(summary.to_dict() | engine | places))
     else:
         _show(summary, places)
 

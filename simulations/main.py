@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.command import bench
 from ppfl.errors import PpflError
 from ppfl.learning.check import check_folder
 from simulations.command import simulate
@@ -18,6 +19,7 @@ from simulations.evaluation import evaluate_model, predict_images
 _app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _data = typer.Typer(no_args_is_help=True, help="Look at folders of X-rays.")
 _app.command()(simulate)
+_app.command()(bench)
 _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
 _app.command()(doctor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,27 @@ _MAY_IMPORT = {
 }
 
 
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
 @pytest.mark.parametrize("package", _MAY_IMPORT)
 def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     for path in (_PPFL / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            for name in names:
-                head, *rest = name.split(".")
-                assert head not in ("flwr", "sites", "coordinator", "simulations"), path
-                if head == "ppfl":
-                    assert rest[0] in _MAY_IMPORT[package], f"{path} imports {name}"
+        for name in _imports(path):
+            head, *rest = name.split(".")
+            assert head not in ("flwr", "sites", "coordinator", "simulations"), path
+            if head == "ppfl":
+                assert rest[0] in _MAY_IMPORT[package], f"{path} imports {name}"
+
+
+def test_only_the_command_line_knows_the_benchmarks() -> None:
+    root = _PPFL.parent
+    for package in ("ppfl", "sites", "coordinator", "simulations"):
+        for path in (root / package).rglob("*.py"):
+            if path != root / "simulations" / "main.py":
+                assert not any(name.split(".")[0] == "benchmarks" for name in _imports(path)), path

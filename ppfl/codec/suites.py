@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from threading import Event
 from typing import ClassVar
 
 import numpy as np
@@ -48,9 +49,14 @@ class Suite(ABC):
         """Seconds of work that :meth:`preparing` has done so far, in the background."""
         return 0.0
 
-    def preparing(self, values: int) -> AbstractContextManager[None]:
-        """Do, while a block runs, what sealing so many integers needs beside the integers."""
-        return nullcontext()
+    def preparing(self, values: int) -> AbstractContextManager[Event]:
+        """Do, while a block runs, what sealing so many integers needs beside the integers.
+
+        The event is set when nothing is left to be done.
+        """
+        nothing = Event()
+        nothing.set()
+        return nullcontext(nothing)
 
     @abstractmethod
     def seal(self, values: NDArray[np.int64]) -> SealedVector:
@@ -135,7 +141,7 @@ class PackedSuite(Suite):
         """Seconds in which randomizers were made ahead."""
         return self._pool.seconds
 
-    def preparing(self, values: int) -> AbstractContextManager[None]:
+    def preparing(self, values: int) -> AbstractContextManager[Event]:
         """Make the randomizers of so many integers while a block runs."""
         return self._pool.filling(self.layout.plaintexts(values))
 

@@ -9,11 +9,11 @@ from typing import Literal
 from ppfl.crypto.engine import Engine
 from ppfl.crypto.gmp import GmpEngine
 from ppfl.crypto.keys import PrivateKey, PublicKey
-from ppfl.crypto.lanes import find_obstacle
-from ppfl.crypto.native import NativeEngine
+from ppfl.crypto.lanes import IFMA, find_instructions, find_obstacle
+from ppfl.crypto.native import Avx2Engine, NativeEngine
 from ppfl.crypto.reference import ReferenceEngine
 
-EngineName = Literal["auto", "native", "gmp", "reference"]
+EngineName = Literal["auto", "native", "native-avx2", "gmp", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,9 @@ def choose_engine(name: EngineName = "auto") -> EngineChoice:
     obstacle = find_obstacle()
     if obstacle:
         return EngineChoice(GmpEngine.name, f"Engine native cannot run: {obstacle}.")
-    return EngineChoice(NativeEngine.name, "This processor has AVX-512 IFMA.")
+    best = find_instructions()
+    lack = "" if best == IFMA else f", but no {IFMA.title}"
+    return EngineChoice(NativeEngine.name, f"This processor has {best.title}{lack}.")
 
 
 def create_engine(
@@ -45,8 +47,8 @@ def create_engine(
 
     Raises:
         InvalidKeyError: the private key does not belong to the public one.
-        SettingsError: engine ``native`` was asked for, and cannot run here.
+        SettingsError: engine ``native`` or ``native-avx2`` was asked for, and cannot run here.
     """
-    kinds = {kind.name: kind for kind in (NativeEngine, GmpEngine, ReferenceEngine)}
+    kinds = {kind.name: kind for kind in (NativeEngine, Avx2Engine, GmpEngine, ReferenceEngine)}
     kind = kinds[choose_engine(name).name]
     return kind(public, private, threads=threads or len(os.sched_getaffinity(0)))

@@ -1,6 +1,7 @@
-"""Vectors of big numbers on AVX-512 IFMA, eight side by side: the C code in ``_ifma``.
+"""Vectors of big numbers, several side by side in vector registers: the C code in ``_kernel``.
 
-A vector is numbers of equal width in bytes, least significant byte first. Each function runs on
+It is compiled for two instruction sets: AVX-512 IFMA, and AVX2, which older processors have. A
+vector is numbers of equal width in bytes, least significant byte first. Each function runs on
 all threads, without the interpreter's lock. The values of exponents show neither in branches nor
 in addresses; their lengths do.
 """
@@ -22,13 +23,10 @@ from ppfl.errors import SettingsError
 
 Bytes = NDArray[np.uint8]
 
-_DIGIT_BITS = 52
 _BLOCK_DIGITS = 5
-_MOST_DIGITS = 340  # beyond, a column of digits no longer fits 63 bits
 _SLACK_BITS = 16  # from a modulus to R: by so much may sums and unreduced numbers exceed it
 _POWER_BITS = 4
 _TABLE_ENTRIES = 256
-_LANES = 8
 _LEAST_SLICE = 128  # numbers that use one row of a table while it is in the cache
 _SLICES_A_THREAD = 4  # so that a thread whose core is busy leaves work to the others
 
@@ -36,11 +34,33 @@ _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 
 
 @dataclass(frozen=True, slots=True)
+class InstructionSet:
+    """What the kernel was compiled for, and how it holds numbers there."""
+
+    name: str
+    title: str
+    lanes: int  # numbers side by side
+    digit_bits: int
+    most_digits: int  # beyond, a column of products no longer fits its lane
+    entry_bytes: int  # what a digit takes in a table
+
+
+IFMA = InstructionSet(
+    "ifma", "AVX-512 IFMA", lanes=8, digit_bits=52, most_digits=340, entry_bytes=8
+)
+AVX2 = InstructionSet("avx2", "AVX2", lanes=4, digit_bits=26, most_digits=680, entry_bytes=4)
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """Powers of one base modulo n², for exponents of ``exponent_bytes`` bytes."""
+    """Powers of one base modulo n², for exponents of ``exponent_bytes`` bytes.
+
+    An entry takes 16 bytes for 52 bits of n: 4.1 MB in all for a prime of a 3072-bit key and
+    exponents of 257 bits, 15.7 MB for its N and exponents of 512 bits.
+    """
 
     exponent_bytes: int
-    words: NDArray[np.uint64] = field(repr=False)
+    rows: Bytes = field(repr=False)
 
 
 class Lanes:
@@ -50,18 +70,23 @@ class Lanes:
         n: odd, at least 3.
         bits: what numbers modulo n take, at least as many as n has; those modulo n² take twice.
         threads: how many cores to use.
+        instructions: which instruction set to use; the best this processor has, if None.
 
     Raises:
         SettingsError: the kernel cannot run here, or n is too long for it.
     """
 
-    def __init__(self, n: int, *, bits: int, threads: int) -> None:
+    def __init__(
+        self, n: int, *, bits: int, threads: int, instructions: InstructionSet | None = None
+    ) -> None:
         self.width, self.square_width = -(-bits // 8), -(-2 * bits // 8)
-        self._library = _load()
-        self._digits = -(-(bits + _SLACK_BITS) // (_DIGIT_BITS * _BLOCK_DIGITS)) * _BLOCK_DIGITS
-        if self._digits > _MOST_DIGITS:
+        self._library, self._instructions = _load(), find_instructions(instructions)
+        block_bits = self._instructions.digit_bits * _BLOCK_DIGITS
+        self._digits = -(-(bits + _SLACK_BITS) // block_bits) * _BLOCK_DIGITS
+        if self._digits > self._instructions.most_digits:
             raise SettingsError(f"{bits} bits are too many for engine native", hint="use gmp")
-        self._n, self._square, self._R = n, n * n, 1 << _DIGIT_BITS * self._digits
+        self._R_bits = self._instructions.digit_bits * self._digits
+        self._n, self._square, self._R = n, n * n, 1 << self._R_bits
         self._threads = threads
         self._modulus = _Modulus(
             self._number(n),
@@ -94,7 +119,7 @@ class Lanes:
         out = np.empty((len(a), width), np.uint8)
         modulus = self._number(other)
         factor = self._number(pow(other, -1, self._n) * self._R % self._n)
-        lift = (-(-other // self._n) * self._n).to_bytes(_DIGIT_BITS * self._digits // 8, "little")
+        lift = (-(-other // self._n) * self._n).to_bytes(self._R_bits // 8, "little")
 
         def work(at: int, count: int) -> int:
             places = _at(out, at), _SIZE(width), _at(a, at), _at(b, at), _SIZE(count)
@@ -110,7 +135,7 @@ class Lanes:
         """
         x = _rows(numbers, width)
         out = np.empty((len(x), 2, self.width), np.uint8)
-        chunks = -(-8 * width // (_DIGIT_BITS * self._digits))
+        chunks = -(-8 * width // self._R_bits)
         powers = b"".join([self._pair(pow(self._R, k + 2, self._square)) for k in range(chunks)])
         windows = max(1, -(-exponent.bit_length() // _POWER_BITS))
         secret = exponent.to_bytes(-(-windows * _POWER_BITS // 8), "little")
@@ -119,7 +144,7 @@ class Lanes:
             places = _at(out, at), _at(x, at), _SIZE(width), _SIZE(count)
             return self._call("power", *places, powers, _INT(chunks), secret, _INT(windows))
 
-        self._run(work, len(x), least=_LANES)
+        self._run(work, len(x), least=self._instructions.lanes)
         return out
 
     def table(self, base: int, *, exponent_bits: int) -> Table:
@@ -128,24 +153,25 @@ class Lanes:
         while len(bases) * 8 < exponent_bits:
             bases.append(pow(bases[-1], _TABLE_ENTRIES, self._square))
         pairs = _rows(b"".join(map(self._pair, bases)), 2 * self.width)
-        words = _aligned_words(len(bases), 2 * self._digits * _TABLE_ENTRIES)
+        row_bytes = 2 * self._digits * _TABLE_ENTRIES * self._instructions.entry_bytes
+        rows = _aligned_rows(len(bases), row_bytes)
         r2 = self._pair(self._R**2 % self._square)
 
         def work(at: int, count: int) -> int:
-            return self._call("table", _at(words, at), _at(pairs, at), _SIZE(count), r2)
+            return self._call("table", _at(rows, at), _at(pairs, at), _SIZE(count), r2)
 
-        self._run(work, len(bases), least=_LANES)
-        return Table(len(bases), words)
+        self._run(work, len(bases), least=self._instructions.lanes)
+        return Table(len(bases), rows)
 
     def fixed_base(self, table: Table, exponents: bytes) -> bytes:
         """base**exponent modulo n², for exponents of ``table.exponent_bytes`` bytes."""
         secret = _rows(exponents, table.exponent_bytes)
         out = np.empty((len(secret), self.square_width), np.uint8)
-        words, rows = _at(table.words, 0), _INT(table.exponent_bytes)
+        rows, bases = _at(table.rows, 0), _INT(table.exponent_bytes)
 
         def work(at: int, count: int) -> int:
             return self._call(
-                "fixed_base", _at(out, at), words, rows, _at(secret, at), _SIZE(count)
+                "fixed_base", _at(out, at), rows, bases, _at(secret, at), _SIZE(count)
             )
 
         self._run(work, len(secret))
@@ -171,7 +197,7 @@ class Lanes:
         parts: list[Bytes] = []
 
         def work(at: int, count: int) -> int:
-            part = np.empty((_LANES, self.width), np.uint8)
+            part = np.empty((self._instructions.lanes, self.width), np.uint8)
             parts.append(part)
             return self._call("check", _at(part, 0), _at(x, at), _SIZE(count))
 
@@ -184,7 +210,7 @@ class Lanes:
         return product
 
     def _call(self, name: str, *arguments: object) -> int:
-        function = getattr(self._library, f"ppfl_{name}")
+        function = getattr(self._library, f"ppfl_{self._instructions.name}_{name}")
         return int(function(ctypes.byref(self._modulus), *arguments))
 
     def _run(
@@ -211,10 +237,24 @@ class Lanes:
         return self._number(rest) + self._number(-quotient % self._n)
 
 
-def find_obstacle() -> str:
+def find_instructions(asked: InstructionSet | None = None) -> InstructionSet:
+    """The best instruction set that this processor has, or the one that was asked for.
+
+    Raises:
+        SettingsError: the kernel cannot run here, or not with what was asked for.
+    """
+    library, candidates = _load(), (asked,) if asked else (IFMA, AVX2)
+    for instructions in candidates:
+        if getattr(library, f"ppfl_{instructions.name}_supported")():
+            return instructions
+    titles = " or ".join(instructions.title for instructions in candidates)
+    raise SettingsError(f"this processor has no {titles}", hint="use engine gmp")
+
+
+def find_obstacle(asked: InstructionSet | None = None) -> str:
     """Why the kernel cannot run here, or an empty string where it can."""
     try:
-        _load()
+        find_instructions(asked)
     except SettingsError as error:
         return str(error)
     return ""
@@ -244,12 +284,9 @@ def _load() -> ctypes.CDLL:
             hint="install a C compiler, then ppfl again; or use engine gmp",
         )
     try:
-        library = ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path))
     except OSError as error:
         raise SettingsError("the C code of engine native cannot be loaded") from error
-    if not library.ppfl_supported():
-        raise SettingsError("this processor has no AVX-512 IFMA", hint="use engine gmp")
-    return library
 
 
 def _rows(numbers: bytes | Bytes, width: int) -> Bytes:
@@ -257,13 +294,13 @@ def _rows(numbers: bytes | Bytes, width: int) -> Bytes:
     return flat.reshape(-1, width)
 
 
-def _at(rows: NDArray[np.uint8] | NDArray[np.uint64], index: int) -> ctypes.c_void_p:
+def _at(rows: Bytes, index: int) -> ctypes.c_void_p:
     """Where a row begins."""
     return _POINTER(rows.ctypes.data + index * rows.strides[0])
 
 
-def _aligned_words(rows: int, columns: int) -> NDArray[np.uint64]:
+def _aligned_rows(rows: int, row_bytes: int) -> Bytes:
     """Room that begins at a cache line, since a read across two takes twice as long."""
-    room = np.empty(rows * columns + 8, np.uint64)
-    start = -(room.ctypes.data // 8) % 8
-    return room[start : start + rows * columns].reshape(rows, columns)
+    room = np.empty(rows * row_bytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + rows * row_bytes].reshape(rows, row_bytes)

@@ -1,4 +1,4 @@
-"""The engine on AVX-512 IFMA: the steps of :mod:`ppfl.crypto.gmp`, eight ciphertexts side by side.
+"""The engine on vector registers: the steps of :mod:`ppfl.crypto.gmp`, ciphertexts side by side.
 
 What is refused, and why, is left to GMP, so that both engines give the same errors.
 """
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from ppfl.crypto.gmp import GmpEngine
 from ppfl.crypto.keys import PrivateKey, PublicKey
-from ppfl.crypto.lanes import Lanes, Table
+from ppfl.crypto.lanes import AVX2, InstructionSet, Lanes, Table
 
 
 class NativeEngine(GmpEngine):
-    """Paillier by the kernel in `_ifma`; everything runs on all cores.
+    """Paillier by the kernel in `_kernel`; everything runs on all cores.
+
+    Eight ciphertexts at a time by AVX-512 IFMA, or four by AVX2 where the processor has no more.
 
     Raises:
         SettingsError: the kernel cannot run here, or the key is too long for it.
@@ -27,11 +29,12 @@ class NativeEngine(GmpEngine):
 
     name: ClassVar[str] = "native"
     releases_lock: ClassVar[bool] = True
+    instructions: ClassVar[InstructionSet | None] = None  # the best that this processor has
 
     def __init__(self, public: PublicKey, private: PrivateKey | None, *, threads: int) -> None:
         super().__init__(public, private, threads=threads)
-        self._modulo_N = Lanes(public.N, bits=public.bits, threads=self.threads)
-        self._modulo_N2 = Lanes(public.N2, bits=2 * public.bits, threads=self.threads)
+        self._modulo_N = self._lanes(public.N, bits=public.bits)
+        self._modulo_N2 = self._lanes(public.N2, bits=2 * public.bits)
 
     def randomizers(self, exponents: Sequence[int]) -> bytes:
         """h_N^r mod N² by fixed-base tables, modulo P² and Q² where the primes are known."""
@@ -85,25 +88,36 @@ class NativeEngine(GmpEngine):
     @cached_property
     def _sides(self) -> tuple[_Side, _Side]:
         key = self._opener()
+        bits = max(key.P.bit_length(), key.Q.bit_length())
         return (
-            _Side(key, prime=key.P, half_order=key.p, threads=self.threads),
-            _Side(key, prime=key.Q, half_order=key.q, threads=self.threads),
+            _Side(key.public, self._lanes(key.P, bits=bits), prime=key.P, half_order=key.p),
+            _Side(key.public, self._lanes(key.Q, bits=bits), prime=key.Q, half_order=key.q),
         )
 
     @cached_property
     def _modulo_P2(self) -> Lanes:
-        modulo_P = self._sides[0]
-        return Lanes(modulo_P.prime**2, bits=2 * modulo_P.bits, threads=self.threads)
+        key = self._opener()
+        bits = max(key.P.bit_length(), key.Q.bit_length())
+        return self._lanes(key.P**2, bits=2 * bits)
+
+    def _lanes(self, n: int, *, bits: int) -> Lanes:
+        return Lanes(n, bits=bits, threads=self.threads, instructions=self.instructions)
+
+
+class Avx2Engine(NativeEngine):
+    """Engine native by AVX2 even where there is AVX-512 IFMA: to compare the two."""
+
+    name: ClassVar[str] = "native-avx2"
+    instructions: ClassVar[InstructionSet | None] = AVX2
 
 
 class _Side:
     """Arithmetic modulo the square of one of the two primes."""
 
-    def __init__(self, key: PrivateKey, *, prime: int, half_order: int, threads: int) -> None:
+    def __init__(self, public: PublicKey, lanes: Lanes, *, prime: int, half_order: int) -> None:
         self.prime, self.order = prime, 2 * half_order
-        self.bits = max(key.P.bit_length(), key.Q.bit_length())
-        self.lanes = Lanes(prime, bits=self.bits, threads=threads)
-        self._public = key.public
+        self.lanes = lanes
+        self._public = public
 
     @cached_property
     def table(self) -> Table:

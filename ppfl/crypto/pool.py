@@ -34,21 +34,23 @@ class RandomizerPool:
         self._process = os.getpid()
 
     @contextmanager
-    def filling(self, count: int) -> Iterator[None]:
+    def filling(self, count: int) -> Iterator[threading.Event]:
         """Make up to ``count`` randomizers, in a thread of low priority, until the block ends.
 
+        The event is set when none is left to be made.
         More than ``count`` never wait, which bounds the memory: 12 MB for a MobileNetV2 update.
         An engine that holds the interpreter's lock makes none: it would stop the training that it
         should hide behind.
         """
+        over, full = threading.Event(), threading.Event()
         if not self._engine.releases_lock:
-            yield
+            full.set()
+            yield full
             return
-        over = threading.Event()
-        thread = threading.Thread(target=self._fill, args=(count, over), name="randomizers")
+        thread = threading.Thread(target=self._fill, args=(count, over, full), name="randomizers")
         thread.start()
         try:
-            yield
+            yield full
         finally:
             over.set()
             thread.join()
@@ -63,12 +65,13 @@ class RandomizerPool:
         del self._ready[:size]
         return taken + self._engine.fresh_randomizers(count - size // self._width)
 
-    def _fill(self, count: int, over: threading.Event) -> None:
+    def _fill(self, count: int, over: threading.Event, full: threading.Event) -> None:
         with suppress(OSError, AttributeError):  # only Linux knows priorities of threads
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not over.is_set():
             missing = count - len(self._ready) // self._width
             if missing <= 0:
+                full.set()
                 return
             began = time.monotonic()
             self._ready += self._engine.fresh_randomizers(min(missing, _CHUNK))

@@ -14,7 +14,7 @@ flags=(-std=c11 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno
 echo 'int main(void) { return 0; }' | gcc "${flags[@]}" -x c - -o "$place/probe" || exit 77
 runtime=$(gcc -print-file-name=libasan.so)
 gcc "${flags[@]}" -shared -fPIC -Wall -Wextra -Werror \
-    "$root/ppfl/crypto/_ifma/ifma.c" -o "$place/ppfl/crypto/_lanes$suffix"
+    "$root"/ppfl/crypto/_kernel/{avx2,ifma}.c -o "$place/ppfl/crypto/_lanes$suffix"
 
 # Python never frees some of its memory, which is no leak of the kernel's
 export ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$place" PYTHONMALLOC=malloc

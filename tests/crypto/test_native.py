@@ -5,20 +5,39 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from phe import paillier
 
-from ppfl.crypto import PrivateKey, choose_engine, create_engine, engines, generate_key
+from ppfl.crypto import (
+    EngineChoice,
+    PrivateKey,
+    choose_engine,
+    create_engine,
+    engines,
+    generate_key,
+)
 from ppfl.crypto.gmp import GmpEngine
 from ppfl.crypto.keys import ordinary_key
-from ppfl.crypto.lanes import find_obstacle
-from ppfl.crypto.native import NativeEngine
+from ppfl.crypto.lanes import AVX2, IFMA, InstructionSet, find_obstacle
+from ppfl.crypto.native import Avx2Engine, NativeEngine
 from ppfl.errors import InvalidKeyError, MalformedMessageError, SettingsError
 
 needs_kernel = pytest.mark.skipif(bool(find_obstacle()), reason=find_obstacle())
+NativeName = Literal["native", "native-avx2"]
+
+
+@pytest.fixture(scope="module", params=["native", "native-avx2"])
+def native_name(request: pytest.FixtureRequest) -> NativeName:
+    """Engine native by the best instruction set that this processor has, and by AVX2."""
+    name: NativeName = request.param
+    obstacle = find_obstacle(AVX2 if name == "native-avx2" else None)
+    if obstacle:
+        pytest.skip(obstacle)
+    return name
 
 
 def _vector(numbers: list[int], width: int) -> bytes:
@@ -31,14 +50,14 @@ def _foreign(key: PrivateKey, plaintexts: list[int]) -> bytes:
     return _vector(numbers, key.public.ciphertext_bytes)
 
 
-def _agree(key: PrivateKey, *, count: int, threads: int = 2) -> None:
+def _agree(key: PrivateKey, name: NativeName, *, count: int, threads: int = 2) -> None:
     """All engines, with and without the private key, give the same bytes."""
     public = key.public
     native, gmp, reference, stranger = (
-        create_engine(public, key, name="native", threads=threads),
+        create_engine(public, key, name=name, threads=threads),
         create_engine(public, key, name="gmp", threads=threads),
         create_engine(public, key, name="reference"),
-        create_engine(public, name="native", threads=threads),
+        create_engine(public, name=name, threads=threads),
     )
     most = 2**public.randomizer_bits - 1
     exponents = [0, 1, most, *(secrets.randbits(public.randomizer_bits) for _ in range(count))]
@@ -56,40 +75,37 @@ def _agree(key: PrivateKey, *, count: int, threads: int = 2) -> None:
     assert native.decrypt(sums) == gmp.decrypt(sums) == reference.decrypt(sums) == plaintexts
 
 
-@needs_kernel
 @pytest.mark.parametrize("count", [0, 5, 8])
-def test_engines_agree_bit_for_bit(full_key: PrivateKey, count: int) -> None:
-    _agree(full_key, count=count)
+def test_engines_agree_bit_for_bit(
+    native_name: NativeName, full_key: PrivateKey, count: int
+) -> None:
+    _agree(full_key, native_name, count=count)
 
 
-@needs_kernel
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [2048, 4096])
-def test_engines_agree_for_other_lengths_of_keys(bits: int) -> None:
-    _agree(generate_key(bits), count=3)
+def test_engines_agree_for_other_lengths_of_keys(native_name: NativeName, bits: int) -> None:
+    _agree(generate_key(bits), native_name, count=3)
 
 
-@needs_kernel
 @pytest.mark.parametrize("bits", [256, 500, 1030])
-def test_engines_agree_for_ordinary_keys(bits: int) -> None:
+def test_engines_agree_for_ordinary_keys(native_name: NativeName, bits: int) -> None:
     _, theirs = paillier.generate_paillier_keypair(n_length=bits)
-    _agree(ordinary_key(theirs.p, theirs.q), count=8)
+    _agree(ordinary_key(theirs.p, theirs.q), native_name, count=8)
 
 
-@needs_kernel
-def test_engines_agree_for_primes_of_very_different_lengths() -> None:
+def test_engines_agree_for_primes_of_very_different_lengths(native_name: NativeName) -> None:
     for P, Q in ((2**521 - 1, 2**89 - 1), (2**61 - 1, 2**521 - 1)):
-        _agree(ordinary_key(P, Q), count=4)
+        _agree(ordinary_key(P, Q), native_name, count=4)
 
 
-@needs_kernel
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), count=st.integers(0, 300), threads=st.integers(1, 4))
 def test_sums_open_to_sums(
-    unsafe_key: PrivateKey, data: st.DataObject, count: int, threads: int
+    native_name: NativeName, unsafe_key: PrivateKey, data: st.DataObject, count: int, threads: int
 ) -> None:
     public = unsafe_key.public
-    engine = create_engine(public, unsafe_key, name="native", threads=threads)
+    engine = create_engine(public, unsafe_key, name=native_name, threads=threads)
     seed = data.draw(st.randoms(use_true_random=False))
     left, right = ([seed.randrange(public.N) for _ in range(count)] for _ in "ab")
     width = public.plaintext_bytes
@@ -99,9 +115,10 @@ def test_sums_open_to_sums(
     assert engine.decrypt(total) == _vector(expected, width)
 
 
-@needs_kernel
-def test_what_phe_sealed_is_opened_wherever_it_stands(unsafe_key: PrivateKey) -> None:
-    engine = create_engine(unsafe_key.public, unsafe_key, name="native")
+def test_what_phe_sealed_is_opened_wherever_it_stands(
+    native_name: NativeName, unsafe_key: PrivateKey
+) -> None:
+    engine = create_engine(unsafe_key.public, unsafe_key, name=native_name)
     width = unsafe_key.public.plaintext_bytes
     ours = engine.encrypt(_vector(list(range(9)), width))
     size = unsafe_key.public.ciphertext_bytes
@@ -113,10 +130,11 @@ def test_what_phe_sealed_is_opened_wherever_it_stands(unsafe_key: PrivateKey) ->
     assert engine.decrypt(sums) == _vector([100, 102], width)
 
 
-@needs_kernel
-def test_numbers_beyond_the_modulus_give_what_gmp_gives(unsafe_key: PrivateKey) -> None:
+def test_numbers_beyond_the_modulus_give_what_gmp_gives(
+    native_name: NativeName, unsafe_key: PrivateKey
+) -> None:
     public = unsafe_key.public
-    native, gmp = (create_engine(public, unsafe_key, name=name) for name in ("native", "gmp"))
+    native, gmp = (create_engine(public, unsafe_key, name=name) for name in (native_name, "gmp"))
     most = 256**public.ciphertext_bytes - 1
     vector = _vector([most, public.N2, public.N2 + 1], public.ciphertext_bytes)
     plaintexts = _vector([1, 2, 3], public.plaintext_bytes)
@@ -124,20 +142,22 @@ def test_numbers_beyond_the_modulus_give_what_gmp_gives(unsafe_key: PrivateKey) 
     assert native.blind(plaintexts, vector) == gmp.blind(plaintexts, vector)
 
 
-@needs_kernel
 @pytest.mark.parametrize("kind", ["zero", "N", "N squared", "a factor"])
-def test_numbers_that_are_no_ciphertexts_are_found(unsafe_key: PrivateKey, kind: str) -> None:
+def test_numbers_that_are_no_ciphertexts_are_found(
+    native_name: NativeName, unsafe_key: PrivateKey, kind: str
+) -> None:
     public = unsafe_key.public
     bad = {"zero": 0, "N": public.N, "N squared": public.N2, "a factor": unsafe_key.P}[kind]
     vector = _vector([1] * 20 + [bad] + [1] * 7, public.ciphertext_bytes)
     with pytest.raises(MalformedMessageError, match="ciphertext 20"):
-        create_engine(public, name="native").check(vector)
+        create_engine(public, name=native_name).check(vector)
 
 
-@needs_kernel
-def test_wrong_lengths_plaintexts_and_keys_are_refused(unsafe_key: PrivateKey) -> None:
+def test_wrong_lengths_plaintexts_and_keys_are_refused(
+    native_name: NativeName, unsafe_key: PrivateKey
+) -> None:
     public = unsafe_key.public
-    engine = create_engine(public, name="native")
+    engine = create_engine(public, name=native_name)
     with pytest.raises(MalformedMessageError, match="no whole numbers"):
         engine.encrypt(b"\0" * (public.plaintext_bytes + 1))
     with pytest.raises(MalformedMessageError, match="no whole numbers"):
@@ -157,6 +177,30 @@ def test_auto_is_native_where_it_can_run(unsafe_key: PrivateKey) -> None:
     assert choose_engine("gmp").reason == "It was asked for."
 
 
+@pytest.mark.parametrize(
+    ("instructions", "reason"),
+    [
+        (IFMA, "This processor has AVX-512 IFMA."),
+        (AVX2, "This processor has AVX2, but no AVX-512 IFMA."),
+    ],
+)
+def test_auto_says_which_instruction_set_it_found(
+    monkeypatch: pytest.MonkeyPatch, instructions: InstructionSet, reason: str
+) -> None:
+    monkeypatch.setattr(engines, "find_obstacle", lambda: "")
+    monkeypatch.setattr(engines, "find_instructions", lambda: instructions)
+    assert choose_engine() == EngineChoice("native", reason)
+
+
+def test_avx2_can_be_asked_for_where_there_is_better(unsafe_key: PrivateKey) -> None:
+    obstacle = find_obstacle(AVX2)
+    if obstacle:
+        pytest.skip(obstacle)
+    engine = create_engine(unsafe_key.public, name="native-avx2")
+    assert isinstance(engine, Avx2Engine)
+    assert engine.instructions == AVX2
+
+
 def test_auto_is_gmp_where_native_cannot_run(
     unsafe_key: PrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,15 +210,16 @@ def test_auto_is_gmp_where_native_cannot_run(
     assert type(create_engine(unsafe_key.public)) is GmpEngine
 
 
+@pytest.mark.parametrize("name", ["native", "native-avx2"])
 def test_native_is_refused_where_it_cannot_run(
-    unsafe_key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+    unsafe_key: PrivateKey, monkeypatch: pytest.MonkeyPatch, name: NativeName
 ) -> None:
     def broken() -> None:
         raise SettingsError("this processor is old")
 
     monkeypatch.setattr("ppfl.crypto.lanes._load", broken)
     with pytest.raises(SettingsError, match="this processor is old"):
-        create_engine(unsafe_key.public, name="native")
+        create_engine(unsafe_key.public, name=name)
 
 
 @needs_kernel

@@ -27,17 +27,15 @@ class _Recorded(GmpEngine):
         return super().randomizers(exponents)
 
 
-def _fill(pool: RandomizerPool, engine: _Recorded, count: int) -> None:
-    with pool.filling(count):
-        until = time.monotonic() + 20
-        while len(engine.exponents) < count and time.monotonic() < until:
-            time.sleep(0.01)
+def _fill(pool: RandomizerPool, count: int) -> None:
+    with pool.filling(count) as full:
+        assert full.wait(20)
 
 
 def test_each_randomizer_is_handed_out_once(unsafe_key: PrivateKey) -> None:
     engine = _Recorded(unsafe_key)
     pool, width = RandomizerPool(engine), unsafe_key.public.ciphertext_bytes
-    _fill(pool, engine, 50)
+    _fill(pool, 50)
     taken = b"".join(pool.take(count) for count in (0, 20, 7, 40))
     rows = [taken[i : i + width] for i in range(0, len(taken), width)]
     assert len(rows) == len(set(rows)) == 67
@@ -51,7 +49,7 @@ def test_no_more_wait_than_were_asked_for(unsafe_key: PrivateKey) -> None:
     engine = _Recorded(unsafe_key)
     pool = RandomizerPool(engine)
     for _ in range(3):
-        _fill(pool, engine, 30)
+        _fill(pool, 30)
     assert len(engine.exponents) == 30
     assert "randomizers" not in {thread.name for thread in threading.enumerate()}
 
@@ -69,8 +67,8 @@ def test_an_engine_that_holds_the_lock_makes_nothing_ahead(unsafe_key: PrivateKe
     engine = _Recorded(unsafe_key)
     engine.releases_lock = False  # type: ignore[misc]
     pool = RandomizerPool(engine)
-    with pool.filling(5):
-        time.sleep(0.05)
+    with pool.filling(5) as full:
+        assert full.wait(0)
     assert not engine.exponents
     assert len(pool.take(5)) == 5 * unsafe_key.public.ciphertext_bytes
 
@@ -79,7 +77,7 @@ def test_an_engine_that_holds_the_lock_makes_nothing_ahead(unsafe_key: PrivateKe
 def test_a_forked_process_does_not_use_the_same_again(unsafe_key: PrivateKey) -> None:
     engine = _Recorded(unsafe_key)
     pool = RandomizerPool(engine)
-    _fill(pool, engine, 20)
+    _fill(pool, 20)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -93,8 +91,8 @@ def test_a_suite_seals_with_what_was_made_ahead(unsafe_key: PrivateKey) -> None:
     engine: Engine = create_engine(unsafe_key.public, unsafe_key)
     suite = PackedSuite(engine, value_bits=16, headroom_bits=1)
     values = np.random.default_rng(3).integers(0, 2**16, 3000)
-    with suite.preparing(values.size):
-        time.sleep(0.05)
+    with suite.preparing(values.size) as ready:
+        assert ready.wait(20)
     first, second = suite.seal(values), suite.seal(values)
     assert first.parts != second.parts
     assert (suite.open(first) == values).all()

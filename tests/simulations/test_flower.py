@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import simulations.runner
 from coordinator.rounds import Coordinator
+from ppfl.crypto import choose_engine
 from ppfl.errors import RunError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import RoundClosed, StudyClosed, StudyStarted
@@ -50,6 +51,7 @@ def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_model(
     closed = read_journal(whole / "journal.jsonl")[-1]
     assert isinstance(closed, StudyClosed)
     assert told["model_sha256"] == closed.model_sha256
+    assert told["engine"] == choose_engine().name
     events = read_journal(cut / "journal.jsonl")
     assert [e.resumed_after for e in events if isinstance(e, StudyStarted)] == [0, 1]
     assert [e.round for e in events if isinstance(e, RoundClosed)] == [1, 2]

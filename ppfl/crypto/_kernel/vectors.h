@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lanes.h"
+#include "numbers.h"
 
 static inline lane *arena(size_t lanes) {
     return aligned_alloc(sizeof(lane), lanes * sizeof(lane));
@@ -36,13 +36,13 @@ static inline uint64_t get_digit(const uint8_t *number, size_t width, size_t ind
     return word >> (bit % 8) & ((1ULL << DIGIT_BITS) - 1);
 }
 
-/* Digits [first, first + d) of up to eight numbers, `step` bytes apart; 0 in lanes without one. */
+/* Digits [first, first + d) of up to LANES numbers, `step` bytes apart; 0 in lanes without one. */
 INLINE void load(lane *x, int d, const uint8_t *bytes, size_t width, size_t step, int count,
                  size_t first) {
     for (int j = 0; j < d; j++) {
         uint64_t digits[LANES] = {0};
         for (int i = 0; i < count; i++) digits[i] = get_digit(bytes + i * step, width, first + j);
-        x[j] = _mm512_loadu_si512(digits);
+        x[j] = read(digits);
     }
 }
 
@@ -50,14 +50,15 @@ INLINE void load_constant(lane *x, int d, const uint8_t *bytes, size_t width) {
     load(x, d, bytes, width, 0, LANES, 0);
 }
 
-/* The lowest `width` bytes of up to eight numbers of d digits, each below 2^52. */
+/* The lowest `width` bytes of up to LANES numbers of d digits, each below B. */
 INLINE void store(uint8_t *bytes, size_t width, size_t step, const lane *x, int d, int count) {
     const uint64_t *digits = (const uint64_t *)x;
     for (int i = 0; i < count; i++) {
         for (size_t byte = 0; byte < width; byte += 8) {
-            const size_t first = byte * 8 / DIGIT_BITS, shift = byte * 8 % DIGIT_BITS;
+            const size_t first = byte * 8 / DIGIT_BITS, shift = byte * 8 % DIGIT_BITS,
+                         last = first + 64 / DIGIT_BITS + 2;
             uint64_t word = 0;
-            for (size_t j = first, at = 0; j < first + 3 && j < (size_t)d; j++, at += DIGIT_BITS) {
+            for (size_t j = first, at = 0; j < last && j < (size_t)d; j++, at += DIGIT_BITS) {
                 const uint64_t digit = digits[j * LANES + i];
                 if (at < shift) word = digit >> shift;
                 else if (at == shift) word = digit;
@@ -85,7 +86,7 @@ INLINE field open_field(lane **room, const modulus *mod) {
     const uint64_t lowest = get_digit(mod->n, mod->width, 0);
     uint64_t inverse = 1;
     for (int bits = 1; bits < 64; bits *= 2) inverse *= 2 - lowest * inverse; /* Newton */
-    field f = {d, take(room, d), _mm512_set1_epi64((long long)(0 - inverse)), take(room, 2 * d),
+    field f = {d, take(room, d), broadcast(0 - inverse), take(room, 2 * d),
                take(room, d), take(room, 2 * d)};
     load_constant(f.n, d, mod->n, mod->width);
     return f;

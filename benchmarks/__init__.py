@@ -1,0 +1,1 @@
+"""Measures what ppfl costs, beside other ways to average updates: ``ppfl bench``."""
