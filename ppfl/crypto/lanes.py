@@ -41,7 +41,7 @@ class InstructionSet:
     title: str
     lanes: int  # numbers side by side
     digit_bits: int
-    most_digits: int  # beyond, a column of products no longer fits its lane
+    most_digits: int  # beyond, a column of digits no longer fits 63 bits
     entry_bytes: int  # what a digit takes in a table
 
 

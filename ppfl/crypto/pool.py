@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from ppfl.crypto.engine import Engine
 
 _CHUNK = 1024  # enough for all threads of engine native, and 20 ms of work
-_NICENESS = 10  # training on the same cores takes nine tenths of them
+_NICER = 10  # than the thread that trains, which takes nine tenths of the cores they share
+
+_NICEST = 19
 
 
 class RandomizerPool:
@@ -67,7 +69,9 @@ class RandomizerPool:
 
     def _fill(self, count: int, over: threading.Event, full: threading.Event) -> None:
         with suppress(OSError, AttributeError):  # only Linux knows priorities of threads
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            thread = threading.get_native_id()
+            niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICER
+            os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _NICEST))
         while not over.is_set():
             missing = count - len(self._ready) // self._width
             if missing <= 0:

@@ -21,8 +21,10 @@ class _Recorded(GmpEngine):
     def __init__(self, key: PrivateKey) -> None:
         super().__init__(key.public, key, threads=1)
         self.exponents: list[int] = []
+        self.niceness: set[int] = set()
 
     def randomizers(self, exponents: Sequence[int]) -> bytes:
+        self.niceness.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         self.exponents.extend(exponents)
         return super().randomizers(exponents)
 
@@ -43,6 +45,13 @@ def test_each_randomizer_is_handed_out_once(unsafe_key: PrivateKey) -> None:
     assert pool.seconds > 0
     # in the order in which they were made, by any engine
     assert taken == GmpEngine.randomizers(engine, engine.exponents)
+
+
+def test_training_goes_first(unsafe_key: PrivateKey) -> None:
+    engine = _Recorded(unsafe_key)
+    _fill(RandomizerPool(engine), 5)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert engine.niceness == {min(own + 10, 19)}
 
 
 def test_no_more_wait_than_were_asked_for(unsafe_key: PrivateKey) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from ppfl.crypto import Engine, EngineName, PrivateKey, PublicKey, choose_engine, create_engine
+from ppfl.crypto.lanes import AVX2, find_obstacle
 from ppfl.errors import MalformedMessageError
 
 _VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "paillier.json").read_text())
 _ENGINES: list[EngineName] = ["reference", "gmp"]
 if choose_engine().name not in _ENGINES:
     _ENGINES.append("auto")
+if not find_obstacle(AVX2):
+    _ENGINES.append("native-avx2")
 
 
 def _join(numbers: Iterable[str], width: int) -> bytes:

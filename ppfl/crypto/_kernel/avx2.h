@@ -1,8 +1,8 @@
 /* AVX2: four numbers side by side, to the base 2^26.
  *
  * The only multiplication, of 32 bits by 32, gives a whole product of two digits at once. Its 52
- * bits leave 12 bits of a lane for the sum of 4096 of them, as many as a column of half as many
- * digits of 52 bits takes. A digit in a table has 32 bits, so that tables take no more memory.
+ * bits leave as much room for sums as half a product of digits of 52 bits does, so that moduli may
+ * be as long. A digit in a table has 32 bits, so that tables take no more memory.
  */
 #ifndef PPFL_AVX2_H
 #define PPFL_AVX2_H

@@ -4,8 +4,8 @@
  * holds one digit of LANES numbers. Multiplication is almost-Montgomery [GK16]: with R = B^d, a·b/R
  * mod n comes out below 2n without a final subtraction wherever a·b <= R·n. Python chooses d such
  * that n < R/2^16, which leaves room for sums and for numbers not reduced. Carries wait above a
- * digit until a reduction ends, where 12 bits are free: with 52 bits a column takes at most 6·d
- * halves of products, so d <= 340; with 26 bits 3·d products, so d <= 680.
+ * digit until a reduction ends, where 11 bits are free below a sign: a column takes at most 6·d
+ * halves of products with digits of 52 bits, so d <= 340; 3·d products with 26 bits, so d <= 680.
  *
  * Nothing here branches on, or addresses memory by, the value of a digit. The instruction set's
  * header, which says how to do each step, is included before.

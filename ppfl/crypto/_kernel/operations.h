@@ -136,8 +136,8 @@ EXPORT(power)(const modulus *mod, uint8_t *out, const uint8_t *x, size_t x_width
     return 0;
 }
 
-/* Tables of powers modulo n²: for each base, a pair, 2d·TABLE_SIZE digits, of which [j][e] is digit j
- * of base^e·R. r2 is R² modulo n², a pair. */
+/* Tables of powers modulo n²: for each base, a pair, 2d·TABLE_SIZE digits, of which [j][e] is digit
+ * j of base^e·R. r2 is R² modulo n², a pair. */
 EXPORT(table)(const modulus *mod, table_digit *out, const uint8_t *bases, size_t count,
               const uint8_t *r2) {
     const int d = mod->d, pair = 2 * d;

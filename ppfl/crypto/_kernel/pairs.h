@@ -1,6 +1,7 @@
 /* Arithmetic modulo a square.
  *
- * Modulo n², a number is a pair (x0, x1) of d digits each that means x0 − x1·n. With R of numbers.h,
+ * Modulo n², a number is a pair (x0, x1) of d digits each that means x0 − x1·n. With R of
+ * numbers.h,
  *
  *     x0·y0 = R·z − m·n  gives  x·y/R = z − (x0·y1 + x1·y0 + m)/R · n  modulo n²:
  *
