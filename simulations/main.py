@@ -15,6 +15,7 @@ from ppfl.learning.check import check_folder
 from simulations.command import simulate
 from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
+from sites.vault_command import vault
 
 _app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _data = typer.Typer(no_args_is_help=True, help="Look at folders of X-rays.")
@@ -24,6 +25,7 @@ _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
 _app.command()(doctor)
 _app.add_typer(_data, name="data")
+_app.add_typer(vault, name="vault")
 
 
 @_data.command("check")

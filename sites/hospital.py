@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from math import sqrt
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ppfl.errors import DataError, StaleRoundError, StudyMismatchError
+from ppfl.errors import StaleRoundError, StudyMismatchError
 from ppfl.federation import Journal, Opened
 from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept
-from ppfl.learning.images import ImageSet, load_images, pixel_sums
+from ppfl.learning.images import pixel_sums
 from ppfl.learning.memory import keep_freed_memory
 from ppfl.learning.metrics import EvaluationCounts, evaluate
 from ppfl.learning.models import parameters_sha256
-from ppfl.learning.sources import read_records
-from ppfl.learning.splits import Split, split_by_group
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
@@ -27,8 +24,7 @@ from sites.phase import Phase
 from sites.requests import Answer, Request
 from sites.totals import Totals
 from sites.vectors import closing_plan, enrolment_plan
-
-SplitName = Literal["train", "validation", "test"]
+from sites.xrays import SplitName, XRays
 
 
 class Hospital:
@@ -50,6 +46,7 @@ class Hospital:
         self.journal = Journal(site.work / "journal.jsonl")
         self._phase = Phase(site.work)
         self._totals = Totals(site, self.study)
+        self._xrays = XRays(site, self.study)
         keep_freed_memory()
         if site.threads:
             torch.set_num_threads(site.threads)
@@ -62,7 +59,7 @@ class Hospital:
         """
         self._agree(request)
         with self._phase.enter("enroll", request.round_number):
-            data = self._images("train")
+            data = self._xrays.images("train")
             integers = {
                 "images": np.asarray(len(data.labels)),
                 "class_images": np.bincount(data.labels, minlength=len(self.study.classes)),
@@ -92,7 +89,7 @@ class Hospital:
             with self._phase.enter("evaluate", number):
                 counts = self._evaluate(model, "validation", normalisation)
             with self._phase.enter("train", number) as step:
-                data = self._images("train")
+                data = self._xrays.images("train")
                 train_locally(
                     model,
                     data,
@@ -200,30 +197,13 @@ class Hospital:
 
     # Images
 
-    @cached_property
-    def _split(self) -> Split:
-        records = read_records(self.site.data, classes=self.study.classes)
-        options = self.study.images
-        return split_by_group(
-            records, validation=options.validation, test=options.test, seed=self.study.seed
-        )
-
-    def _images(self, split: SplitName) -> ImageSet:
-        records = getattr(self._split, split)
-        if split == "train" and not records:
-            raise DataError(f"{self.site.data}: no image to train on")
-        return load_images(
-            records,
-            classes=self.study.classes,
-            size=self.study.images.size,
-            cache=self.site.work / "cache",
-        )
-
     def _evaluate(
         self, model: nn.Module, split: SplitName, normalisation: tuple[float, float]
     ) -> EvaluationCounts:
         classes = len(self.study.classes)
-        return evaluate(model, self._images(split), classes=classes, normalisation=normalisation)
+        return evaluate(
+            model, self._xrays.images(split), classes=classes, normalisation=normalisation
+        )
 
     def _normalisation(self, enrolled: Opened) -> tuple[float, float]:
         """Mean and standard deviation of a pixel in [0, 1], the same at every site."""

@@ -89,6 +89,11 @@ def read_records(folder: Path, *, classes: Sequence[str] = ()) -> list[ImageReco
     ]
 
 
+def match_class(label: str, classes: Sequence[str]) -> str:
+    """The class that a label means, spelled as the classes are, or empty if it is none of them."""
+    return {_key(name): name for name in classes}.get(_key(label), "")
+
+
 def layout_of(folder: Path) -> str:
     """How a folder says what its images are, in a few words for people.
 

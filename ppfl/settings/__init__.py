@@ -1,6 +1,6 @@
 """Settings files: what a study, and what a site, lays down."""
 
-from ppfl.settings.site import PASSPHRASE_VARIABLE, SiteFile
+from ppfl.settings.site import PASSPHRASE_VARIABLE, SiteFile, read_passphrase
 from ppfl.settings.study import (
     EncryptionOptions,
     FederationOptions,
@@ -28,5 +28,6 @@ __all__ = [
     "Study",
     "TrainingOptions",
     "check_settings",
+    "read_passphrase",
     "read_settings",
 ]

@@ -57,18 +57,21 @@ class SiteFile(Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     def passphrase(self) -> str:
-        """The private key's passphrase, without the line end that editors add.
+        """The private key's passphrase; see :func:`read_passphrase`."""
+        return read_passphrase(self.passphrase_file, whose=f"site {self.name}")
 
-        Raises:
-            SettingsError: the file cannot be read, or there is neither a file nor the variable.
-        """
-        if self.passphrase_file is None:
-            if value := os.environ.get(PASSPHRASE_VARIABLE):
-                return value
-            raise SettingsError(
-                f"site {self.name}: no passphrase_file, and ${PASSPHRASE_VARIABLE} is not set"
-            )
-        try:
-            return self.passphrase_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError):
-            raise SettingsError(f"{self.passphrase_file}: cannot be read") from None
+
+def read_passphrase(file: Path | None, *, whose: str) -> str:
+    """A passphrase from a file, without the line end that editors add, or from the environment.
+
+    Raises:
+        SettingsError: the file cannot be read, or there is neither a file nor the variable.
+    """
+    if file is None:
+        if value := os.environ.get(PASSPHRASE_VARIABLE):
+            return value
+        raise SettingsError(f"{whose}: no passphrase_file, and ${PASSPHRASE_VARIABLE} is not set")
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError(f"{file}: cannot be read") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +105,22 @@ def open_image(data: bytes, engine: Engine) -> VaultImage:
         raise changed from None
     pixels = _unpack(inside[pixels_at:digest_at], height * width, bits)
     return VaultImage(pixels.reshape(height, width), bits, label, group)
+
+
+def read_fingerprint(path: Path) -> str:
+    """The fingerprint of the key that a file is sealed under, without a look at anything else.
+
+    Raises:
+        VaultError: it is no vault file, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER.size)
+    except OSError as error:
+        raise VaultError(f"{path}: {error.strerror}") from None
+    if len(start) < _HEADER.size or not start.startswith(_MAGIC):
+        raise VaultError(f"{path}: not a vault file")
+    return bytes(_HEADER.unpack(start)[2]).hex()
 
 
 def read_header(data: bytes, engine: Engine) -> int:

@@ -1,0 +1,167 @@
+"""`ppfl vault`: X-rays under Paillier at rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ppfl.crypto import Engine, create_engine, read_private_key, read_public_key
+from ppfl.errors import DataError, SettingsError
+from ppfl.learning.sources import ImageRecord, read_records, write_manifest
+from ppfl.settings import read_passphrase
+from ppfl.xray.vault import (
+    Failure,
+    VaultSource,
+    check_folder,
+    open_folder,
+    seal_folder,
+    vault_files,
+)
+from ppfl.xray.vault_file import VaultImage, read_fingerprint
+
+vault = typer.Typer(no_args_is_help=True, help="Keep X-rays encrypted on disk.")
+_talk = Console(stderr=True)
+
+_Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+_Passphrase = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="else $PPFL_PASSPHRASE")
+]
+
+
+@vault.command("seal")
+def _seal(
+    source: Annotated[Path, typer.Argument(help="a folder of X-rays, or a table (CSV)")],
+    out: Annotated[Path, typer.Argument(help="the vault, a folder")],
+    key: Annotated[Path, typer.Option(help="public key file")],
+    ledger: Annotated[Path | None, typer.Option(help="which X-ray is in which file")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Encrypt X-rays with the public key alone. Run it again whenever new ones have arrived.
+
+    Example: ppfl vault seal xrays vault --key public.key
+    """
+    records = read_records(source)
+    sources = [VaultSource(record.path, record.label, record.group) for record in records]
+    place = ledger or (source if source.is_dir() else source.parent) / ".ppfl-vault.jsonl"
+    engine = create_engine(read_public_key(key), threads=1)  # each X-ray on a core of its own
+    with _progress("sealing", len(sources)) as progress:
+        report = seal_folder(sources, out, engine, ledger=place, progress=progress)
+    result = {"sealed": report.sealed, "already": report.already}
+    _tell(result, report.failures, as_json=as_json)
+
+
+@vault.command("open")
+def _open(
+    folder: Annotated[Path, typer.Argument(help="the vault")],
+    out: Annotated[Path, typer.Argument(help="a folder that does not exist yet")],
+    key: Annotated[Path, typer.Option(help="private key file")],
+    passphrase_file: _Passphrase = None,
+    as_json: _Json = False,
+) -> None:
+    """Decrypt a vault to PNG files and a manifest.csv. They then lie readable on the disk.
+
+    Example: ppfl vault open vault xrays --key private.key --passphrase-file passphrase
+    """
+    engine = _reader(key, passphrase_file)
+    paths = vault_files(folder)
+    if out.exists():
+        raise DataError(f"{out}: exists already", hint="name a new folder")
+    out.mkdir(parents=True, mode=0o700)
+    records, failures = [], []
+    with _progress("opening", len(paths)) as progress:
+        for path, found in open_folder(folder, engine, progress=progress):
+            if isinstance(found, Failure):
+                failures.append(found)
+            else:
+                picture = out / f"{path.stem}.png"
+                _picture(found).save(picture)
+                records.append(ImageRecord(picture, found.label, found.group))
+    write_manifest(out / "manifest.csv", records)
+    _tell({"opened": len(records)}, failures, as_json=as_json)
+
+
+@vault.command("verify")
+def _verify(
+    folder: Annotated[Path, typer.Argument(help="the vault")],
+    key: Annotated[Path | None, typer.Option(help="public key file")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="to look inside as well")] = None,
+    passphrase_file: _Passphrase = None,
+    as_json: _Json = False,
+) -> None:
+    """Look for damage. The digest inside each file can be checked with the private key only.
+
+    Example: ppfl vault verify vault --private-key private.key --passphrase-file passphrase
+    """
+    if (key is None) == (private_key is None):
+        raise SettingsError("either --key or --private-key is needed")
+    total = len(vault_files(folder))
+    with _progress("verifying", total) as progress:
+        if private_key:
+            engine = _reader(private_key, passphrase_file)
+            found = [found for _, found in open_folder(folder, engine, progress=progress)]
+        elif key:
+            engine = create_engine(read_public_key(key), threads=1)
+            found = [found for _, found in check_folder(folder, engine, progress=progress)]
+    failures = [each for each in found if isinstance(each, Failure)]
+    checked = "digests" if private_key else "lengths, key and ciphertexts, not the digests inside"
+    _tell({"files": total, "checked": checked}, failures, as_json=as_json)
+
+
+@vault.command("info")
+def _info(
+    folder: Annotated[Path, typer.Argument(help="the vault")], as_json: _Json = False
+) -> None:
+    """Say what anyone can see of a vault: files, bytes, and under which key they are.
+
+    Example: ppfl vault info vault
+    """
+    paths = vault_files(folder)
+    keys = sorted({read_fingerprint(path) for path in paths})
+    total = sum(path.stat().st_size for path in paths)
+    _tell({"files": len(paths), "bytes": total, "keys": ", ".join(keys)}, (), as_json=as_json)
+
+
+def _reader(key: Path, passphrase_file: Path | None) -> Engine:
+    passphrase = read_passphrase(passphrase_file, whose=str(key))
+    private = read_private_key(key, passphrase=passphrase)
+    return create_engine(private.public, private, threads=1)  # each X-ray on a core of its own
+
+
+def _picture(image: VaultImage) -> Image.Image:
+    """All bits of the pixels: such a PNG sealed again holds the same."""
+    if image.bits == 8:
+        return Image.fromarray(image.pixels.astype(np.uint8))
+    return Image.fromarray(image.pixels)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; the callable tells how many are done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_talk, disable=not _talk.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _tell(result: dict[str, Any], failures: Sequence[Failure], *, as_json: bool) -> None:
+    """Print what was done; failures make the program end with 1."""
+    for failure in failures:
+        _talk.print(f"{failure.path.name}: {failure.reason}", soft_wrap=True)
+    if as_json:
+        named = [{"file": f.path.name, "reason": f.reason} for f in failures]
+        typer.echo(json.dumps(result | {"failures": named}))
+    else:
+        typer.echo(", ".join(f"{name}: {value}" for name, value in result.items()))
+        if failures:
+            typer.echo(f"failures: {len(failures)}")
+    if failures:
+        raise typer.Exit(1)

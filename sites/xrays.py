@@ -1,0 +1,109 @@
+"""A hospital's X-rays for one study: from a folder, a table, or a vault.
+
+Both kinds give the same images in the same order, which is that of their content: a model does not
+depend on what files are called, nor on whether they lie in a vault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from ppfl.xray.pictures import shrink
+
+from ppfl.crypto import create_engine, read_private_key
+from ppfl.errors import DataError, SettingsError
+from ppfl.learning.images import ImageSet, load_images
+from ppfl.learning.sources import ImageRecord, match_class, read_records
+from ppfl.learning.splits import Split, split_by_group
+from ppfl.settings import SiteFile, Study
+from ppfl.xray.vault import Failure, is_vault, open_folder, vault_files
+
+SplitName = Literal["train", "validation", "test"]
+
+
+class XRays:
+    """The images of each split of a study at one site.
+
+    What comes out of a vault stays in this process's memory, from one request to the next.
+    """
+
+    def __init__(self, site: SiteFile, study: Study) -> None:
+        self._site, self._study = site, study
+
+    def images(self, split: SplitName) -> ImageSet:
+        """The split's images, (n, size, size), sorted by their pixels.
+
+        Raises:
+            DataError: there is no image to train on, or the data cannot be used.
+            KeyMaterialError: the data is a vault, and the site's key does not open it.
+        """
+        records: tuple[ImageRecord, ...] = getattr(self._split, split)
+        if split == "train" and not records:
+            raise DataError(f"{self._site.data}: no image to train on")
+        if self._vault is None:
+            found = load_images(
+                records,
+                classes=self._study.classes,
+                size=self._study.images.size,
+                cache=self._site.work / "cache",
+            )
+        else:
+            pixels = [self._vault[record] for record in records]
+            size = self._study.images.size
+            labels = [self._study.classes.index(record.label) for record in records]
+            found = ImageSet(
+                np.array(pixels, np.uint8).reshape(-1, size, size), np.array(labels, np.int64)
+            )
+        digests = [hashlib.sha256(image.tobytes()).digest() for image in found.images]
+        order = sorted(range(len(records)), key=lambda i: (digests[i], found.labels[i]))
+        return ImageSet(found.images[order], found.labels[order])
+
+    @cached_property
+    def _split(self) -> Split:
+        options = self._study.images
+        records = (
+            list(self._vault)
+            if self._vault is not None
+            else read_records(self._site.data, classes=self._study.classes)
+        )
+        return split_by_group(
+            records, validation=options.validation, test=options.test, seed=self._study.seed
+        )
+
+    @cached_property
+    def _vault(self) -> dict[ImageRecord, NDArray[np.uint8]] | None:
+        """The study's images in the vault; None where the data is no vault."""
+        if not is_vault(self._site.data):
+            return None
+        files = tuple((path, path.stat().st_mtime_ns) for path in vault_files(self._site.data))
+        return _open_vault(self._site, self._study.classes, self._study.images.size, files)
+
+
+@lru_cache(maxsize=1)
+def _open_vault(
+    site: SiteFile, classes: tuple[str, ...], size: int, files: tuple[tuple[Path, int], ...]
+) -> dict[ImageRecord, NDArray[np.uint8]]:
+    """The images of some classes in a site's vault, (size, size) each; ``files`` say it changed."""
+    if site.key is None:
+        raise SettingsError(f"site {site.name}: the data is a vault, but there is no key")
+    key = read_private_key(site.key, passphrase=site.passphrase())
+    engine = create_engine(key.public, key, name=site.engine, threads=1)  # each file on one core
+    images = {}
+    for path, found in open_folder(site.data, engine):
+        if isinstance(found, Failure):
+            raise DataError(
+                f"{path}: {found.reason}", hint="`ppfl vault verify` lists every such file"
+            )
+        label = match_class(found.label, classes)
+        if label:
+            record = ImageRecord(path, label, found.group)
+            picture = shrink(found.pixels, bits=found.bits, size=size)
+            images[record] = np.asarray(picture)
+    if not images:
+        raise DataError(f"{site.data}: no X-ray of the classes {', '.join(classes)}")
+    return images
