@@ -24,10 +24,12 @@ class EngineChoice:
     reason: str
 
 
-def choose_engine(name: EngineName = "auto") -> EngineChoice:
+def choose_engine(name: EngineName = "auto", *, s: int = 1) -> EngineChoice:
     """The engine that a name stands for on this machine; ``auto`` is the fastest that can run."""
     if name != "auto":
         return EngineChoice(name, "It was asked for.")
+    if s > 1:
+        return EngineChoice(GmpEngine.name, "Engine native knows s = 1 only.")
     obstacle = find_obstacle()
     if obstacle:
         return EngineChoice(GmpEngine.name, f"Engine native cannot run: {obstacle}.")
@@ -42,13 +44,15 @@ def create_engine(
     *,
     name: EngineName = "auto",
     threads: int | None = None,
+    s: int = 1,
 ) -> Engine:
     """An engine for a key; ``threads`` defaults to the cores this process may use.
 
     Raises:
         InvalidKeyError: the private key does not belong to the public one.
-        SettingsError: engine ``native`` or ``native-avx2`` was asked for, and cannot run here.
+        SettingsError: s is out of range, or engine ``native`` or ``native-avx2`` was asked for, and
+            cannot run here.
     """
     kinds = {kind.name: kind for kind in (NativeEngine, Avx2Engine, GmpEngine, ReferenceEngine)}
-    kind = kinds[choose_engine(name).name]
-    return kind(public, private, threads=threads or len(os.sched_getaffinity(0)))
+    kind = kinds[choose_engine(name, s=s).name]
+    return kind(public, private, threads=threads or len(os.sched_getaffinity(0)), s=s)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ppfl.crypto.gmp import GmpEngine
 from ppfl.crypto.keys import PrivateKey, PublicKey
 from ppfl.crypto.lanes import AVX2, InstructionSet, Lanes, Table
+from ppfl.errors import SettingsError
 
 
 class NativeEngine(GmpEngine):
@@ -24,17 +25,21 @@ class NativeEngine(GmpEngine):
     Eight ciphertexts at a time by AVX-512 IFMA, or four by AVX2 where the processor has no more.
 
     Raises:
-        SettingsError: the kernel cannot run here, or the key is too long for it.
+        SettingsError: the kernel cannot run here, the key is too long for it, or s is not 1.
     """
 
     name: ClassVar[str] = "native"
     releases_lock: ClassVar[bool] = True
     instructions: ClassVar[InstructionSet | None] = None  # the best that this processor has
 
-    def __init__(self, public: PublicKey, private: PrivateKey | None, *, threads: int) -> None:
-        super().__init__(public, private, threads=threads)
+    def __init__(
+        self, public: PublicKey, private: PrivateKey | None, *, threads: int, s: int = 1
+    ) -> None:
+        super().__init__(public, private, threads=threads, s=s)
+        if s > 1:
+            raise SettingsError(f"engine native does not know s = {s}", hint="use engine gmp")
         self._modulo_N = self._lanes(public.N, bits=public.bits)
-        self._modulo_N2 = self._lanes(public.N2, bits=2 * public.bits)
+        self._modulo_N2 = self._lanes(self.ciphertext_modulus, bits=2 * public.bits)
 
     def randomizers(self, exponents: Sequence[int]) -> bytes:
         """h_N^r mod N² by fixed-base tables, modulo P² and Q² where the primes are known."""
@@ -44,18 +49,18 @@ class NativeEngine(GmpEngine):
             _raise_base(side.lanes, side.table, [r % side.order for r in exponents])
             for side in self._sides
         ]
-        width = self.public.ciphertext_bytes
+        width = self.ciphertext_bytes
         return self._modulo_P2.combine(*powers, other=self._private.Q**2, width=width)
 
     def blind(self, plaintexts: bytes, randomizers: bytes) -> bytes:
         """(1 + m·N)·ρ mod N²."""
-        self._pair(plaintexts, randomizers, left_width=self.public.plaintext_bytes)
+        self._pair(plaintexts, randomizers, left_width=self.plaintext_bytes)
         blinded = self._modulo_N.blind(plaintexts, randomizers)
         return super().blind(plaintexts, randomizers) if blinded is None else blinded
 
     def add(self, left: bytes, right: bytes) -> bytes:
         """Ciphertexts of the sums: products modulo N²."""
-        self._pair(left, right, left_width=self.public.ciphertext_bytes)
+        self._pair(left, right, left_width=self.ciphertext_bytes)
         return self._modulo_N2.multiply(left, right)
 
     def check(self, ciphertexts: bytes) -> None:
@@ -64,7 +69,7 @@ class NativeEngine(GmpEngine):
         Raises:
             MalformedMessageError: one is not; the message gives its position.
         """
-        self._count(ciphertexts, self.public.ciphertext_bytes)
+        self._count(ciphertexts, self.ciphertext_bytes)
         product = self._modulo_N.product(ciphertexts)
         if product is None or gmpy2.gcd(product, self.public.N) != 1:
             super().check(ciphertexts)
@@ -75,14 +80,14 @@ class NativeEngine(GmpEngine):
         Ciphertexts with randomness from elsewhere are opened with the full exponent.
         """
         key = self._opener()
-        self._count(ciphertexts, self.public.ciphertext_bytes)
+        self._count(ciphertexts, self.ciphertext_bytes)
         residues = [side.decrypt(ciphertexts) for side in self._sides]
         modulo_P = self._sides[0].lanes
-        return modulo_P.combine(*residues, other=key.Q, width=self.public.plaintext_bytes)
+        return modulo_P.combine(*residues, other=key.Q, width=self.plaintext_bytes)
 
     @cached_property
     def _public_table(self) -> Table:
-        base = int(gmpy2.powmod(self.public.h, self.public.N, self.public.N2))
+        base = int(gmpy2.powmod(self.public.h, self.public.N, self.ciphertext_modulus))
         return self._modulo_N.table(base, exponent_bits=self.public.randomizer_bits)
 
     @cached_property
@@ -118,6 +123,7 @@ class _Side:
         self.prime, self.order = prime, 2 * half_order
         self.lanes = lanes
         self._public = public
+        self._width = -(-2 * public.bits // 8)
 
     @cached_property
     def table(self) -> Table:
@@ -138,7 +144,7 @@ class _Side:
         self, exponent: int, ciphertexts: bytes
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """L(c^exponent)·L((1 + N)^exponent)^(−1), and whether the exponent fits c."""
-        powers = self.lanes.power(ciphertexts, exponent, width=self._public.ciphertext_bytes)
+        powers = self.lanes.power(ciphertexts, exponent, width=self._width)
         one = np.frombuffer((1).to_bytes(self.lanes.width, "little"), np.uint8)
         fits = (powers[:, 0] == one).all(axis=1)
         scale = int(gmpy2.invert(exponent * (self._public.N // self.prime), self.prime))

@@ -47,7 +47,7 @@ def _vector(numbers: list[int], width: int) -> bytes:
 def _foreign(key: PrivateKey, plaintexts: list[int]) -> bytes:
     public = paillier.PaillierPublicKey(key.public.N)
     numbers = [public.raw_encrypt(plaintext) for plaintext in plaintexts]
-    return _vector(numbers, key.public.ciphertext_bytes)
+    return _vector(numbers, -(-2 * key.public.bits // 8))
 
 
 def _agree(key: PrivateKey, name: NativeName, *, count: int, threads: int = 2) -> None:
@@ -65,7 +65,7 @@ def _agree(key: PrivateKey, name: NativeName, *, count: int, threads: int = 2) -
     assert rhos == stranger.randomizers(exponents) == gmp.randomizers(exponents)
     assert rhos == reference.randomizers(exponents)
     numbers = [public.N - 1, 0, 1, *(secrets.randbelow(public.N) for _ in range(count))]
-    plaintexts = _vector(numbers, public.plaintext_bytes)
+    plaintexts = _vector(numbers, native.plaintext_bytes)
     ciphertexts = native.blind(plaintexts, rhos)
     assert ciphertexts == stranger.blind(plaintexts, rhos) == reference.blind(plaintexts, rhos)
     sums = native.add(ciphertexts, rhos)
@@ -108,7 +108,7 @@ def test_sums_open_to_sums(
     engine = create_engine(public, unsafe_key, name=native_name, threads=threads)
     seed = data.draw(st.randoms(use_true_random=False))
     left, right = ([seed.randrange(public.N) for _ in range(count)] for _ in "ab")
-    width = public.plaintext_bytes
+    width = engine.plaintext_bytes
     total = engine.add(engine.encrypt(_vector(left, width)), engine.encrypt(_vector(right, width)))
     engine.check(total)
     expected = [(a + b) % public.N for a, b in zip(left, right, strict=True)]
@@ -119,9 +119,9 @@ def test_what_phe_sealed_is_opened_wherever_it_stands(
     native_name: NativeName, unsafe_key: PrivateKey
 ) -> None:
     engine = create_engine(unsafe_key.public, unsafe_key, name=native_name)
-    width = unsafe_key.public.plaintext_bytes
+    width = engine.plaintext_bytes
     ours = engine.encrypt(_vector(list(range(9)), width))
-    size = unsafe_key.public.ciphertext_bytes
+    size = engine.ciphertext_bytes
     theirs = _foreign(unsafe_key, [100, 101])
     mixed = ours[: 3 * size] + theirs[:size] + ours[4 * size :] + theirs[size:]
     expected = _vector([0, 1, 2, 100, 4, 5, 6, 7, 8, 101], width)
@@ -135,9 +135,9 @@ def test_numbers_beyond_the_modulus_give_what_gmp_gives(
 ) -> None:
     public = unsafe_key.public
     native, gmp = (create_engine(public, unsafe_key, name=name) for name in (native_name, "gmp"))
-    most = 256**public.ciphertext_bytes - 1
-    vector = _vector([most, public.N2, public.N2 + 1], public.ciphertext_bytes)
-    plaintexts = _vector([1, 2, 3], public.plaintext_bytes)
+    most, N2 = 256**gmp.ciphertext_bytes - 1, public.N**2
+    vector = _vector([most, N2, N2 + 1], gmp.ciphertext_bytes)
+    plaintexts = _vector([1, 2, 3], gmp.plaintext_bytes)
     assert native.add(vector, vector) == gmp.add(vector, vector)
     assert native.blind(plaintexts, vector) == gmp.blind(plaintexts, vector)
 
@@ -147,10 +147,11 @@ def test_numbers_that_are_no_ciphertexts_are_found(
     native_name: NativeName, unsafe_key: PrivateKey, kind: str
 ) -> None:
     public = unsafe_key.public
-    bad = {"zero": 0, "N": public.N, "N squared": public.N2, "a factor": unsafe_key.P}[kind]
-    vector = _vector([1] * 20 + [bad] + [1] * 7, public.ciphertext_bytes)
+    engine = create_engine(public, name=native_name)
+    bad = {"zero": 0, "N": public.N, "N squared": public.N**2, "a factor": unsafe_key.P}[kind]
+    vector = _vector([1] * 20 + [bad] + [1] * 7, engine.ciphertext_bytes)
     with pytest.raises(MalformedMessageError, match="ciphertext 20"):
-        create_engine(public, name=native_name).check(vector)
+        engine.check(vector)
 
 
 def test_wrong_lengths_plaintexts_and_keys_are_refused(
@@ -159,15 +160,23 @@ def test_wrong_lengths_plaintexts_and_keys_are_refused(
     public = unsafe_key.public
     engine = create_engine(public, name=native_name)
     with pytest.raises(MalformedMessageError, match="no whole numbers"):
-        engine.encrypt(b"\0" * (public.plaintext_bytes + 1))
+        engine.encrypt(b"\0" * (engine.plaintext_bytes + 1))
     with pytest.raises(MalformedMessageError, match="no whole numbers"):
-        engine.check(b"\0" * (public.ciphertext_bytes + 1))
+        engine.check(b"\0" * (engine.ciphertext_bytes + 1))
     with pytest.raises(MalformedMessageError, match="plaintext 1 is not below N"):
-        engine.encrypt(_vector([1, public.N], public.plaintext_bytes))
+        engine.encrypt(_vector([1, public.N], engine.plaintext_bytes))
     with pytest.raises(MalformedMessageError, match="different lengths"):
-        engine.add(b"", b"\0" * public.ciphertext_bytes)
+        engine.add(b"", b"\0" * engine.ciphertext_bytes)
     with pytest.raises(InvalidKeyError, match="only a holder"):
         engine.decrypt(b"")
+
+
+@needs_kernel
+def test_more_than_s_1_is_left_to_gmp(unsafe_key: PrivateKey) -> None:
+    with pytest.raises(SettingsError, match="does not know s = 2"):
+        create_engine(unsafe_key.public, name="native", s=2)
+    assert choose_engine(s=2).reason == "Engine native knows s = 1 only."
+    assert type(create_engine(unsafe_key.public, s=2)) is GmpEngine
 
 
 @needs_kernel
