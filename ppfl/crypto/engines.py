@@ -24,12 +24,10 @@ class EngineChoice:
     reason: str
 
 
-def choose_engine(name: EngineName = "auto", *, s: int = 1) -> EngineChoice:
+def choose_engine(name: EngineName = "auto") -> EngineChoice:
     """The engine that a name stands for on this machine; ``auto`` is the fastest that can run."""
     if name != "auto":
         return EngineChoice(name, "It was asked for.")
-    if s > 1:
-        return EngineChoice(GmpEngine.name, "Engine native knows s = 1 only.")
     obstacle = find_obstacle()
     if obstacle:
         return EngineChoice(GmpEngine.name, f"Engine native cannot run: {obstacle}.")
@@ -54,5 +52,5 @@ def create_engine(
             cannot run here.
     """
     kinds = {kind.name: kind for kind in (NativeEngine, Avx2Engine, GmpEngine, ReferenceEngine)}
-    kind = kinds[choose_engine(name, s=s).name]
+    kind = kinds[choose_engine(name).name]
     return kind(public, private, threads=threads or len(os.sched_getaffinity(0)), s=s)
