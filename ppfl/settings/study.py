@@ -93,7 +93,7 @@ class EncryptionOptions(Section):
     )
     key_fingerprint: Sha256 = Field("", description="fingerprint of the public key")
     s: int = Field(
-        1,
+        2,
         ge=1,
         le=3,
         description="a ciphertext has (s + 1)/s times its plaintext's bits; 1: Paillier, 2 and 3: "
