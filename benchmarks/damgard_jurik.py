@@ -13,7 +13,7 @@ import argparse
 import secrets
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ppfl.crypto import Engine, create_engine, generate_key
 
@@ -37,43 +37,59 @@ def main() -> None:
     print("| engine | s | ciphertext, bits | seal | add | open | bytes |")
     print("|---|---|---|---|---|---|---|")
     for name in options.engines:
-        first: list[float] = []
-        for s in _EVERY_S:
-            engine = create_engine(key.public, key, name=name, threads=options.threads, s=s)
-            figures = _measure(engine, options.ciphertexts // s, options.runs)
-            first = first or figures
-            cells = [f"{x:.4g} ({x / one:.2f})" for x, one in zip(figures, first, strict=True)]
-            print(
-                f"| {name} | {s} | {8 * engine.ciphertext_bytes} | {' | '.join(cells)} |",
-                flush=True,
-            )
+        engines = [
+            create_engine(key.public, key, name=name, threads=options.threads, s=s)
+            for s in _EVERY_S
+        ]
+        counts = [options.ciphertexts // s for s in _EVERY_S]
+        for row in _rows(engines, counts, options.runs):
+            print(row, flush=True)
 
 
-def _measure(engine: Engine, count: int, runs: int) -> list[float]:
-    """Nanoseconds to seal, add and open, and bytes, for a bit of plaintext."""
-    plaintexts = b"".join(
-        secrets.randbelow(engine.plaintext_modulus).to_bytes(engine.plaintext_bytes, "little")
-        for _ in range(count)
-    )
-    ciphertexts = engine.encrypt(plaintexts)
-    if engine.decrypt(ciphertexts) != plaintexts:  # builds the tables, too
-        raise SystemExit(f"engine {engine.name}, s = {engine.s}: the plaintexts did not come back")
-    bits = count * engine.plaintext_bits
-    seconds = (
-        _median(runs, lambda: engine.encrypt(plaintexts)),
-        _median(runs, lambda: engine.add(ciphertexts, ciphertexts)),
-        _median(runs, lambda: engine.decrypt(ciphertexts)),
-    )
-    return [*(1e9 * second / bits for second in seconds), len(ciphertexts) / bits]
+def _rows(engines: list[Engine], counts: list[int], runs: int) -> Iterator[str]:
+    vectors = [_Vector(engine, count) for engine, count in zip(engines, counts, strict=True)]
+    # in turn, so that whatever else the machine does hits every s alike
+    seconds = [[vector.seconds() for vector in vectors] for _ in range(runs)]
+    first: list[float] = []
+    for which, vector in enumerate(vectors):
+        columns = zip(*(run[which] for run in seconds), strict=True)
+        figures = [1e9 * statistics.median(column) / vector.bits for column in columns]
+        figures.append(len(vector.ciphertexts) / vector.bits)
+        first = first or figures
+        cells = [f"{x:.3g} ({x / one:.2f})" for x, one in zip(figures, first, strict=True)]
+        engine = vector.engine
+        width = 8 * engine.ciphertext_bytes
+        yield f"| {engine.name} | {engine.s} | {width} | {' | '.join(cells)} |"
 
 
-def _median(runs: int, act: Callable[[], object]) -> float:
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        act()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+class _Vector:
+    """Random plaintexts, sealed."""
+
+    def __init__(self, engine: Engine, count: int) -> None:
+        self.engine = engine
+        self.bits = count * engine.plaintext_bits
+        self._plaintexts = b"".join(
+            secrets.randbelow(engine.plaintext_modulus).to_bytes(engine.plaintext_bytes, "little")
+            for _ in range(count)
+        )
+        self.ciphertexts = engine.encrypt(self._plaintexts)  # builds the tables, too
+        if engine.decrypt(self.ciphertexts) != self._plaintexts:
+            raise SystemExit(f"engine {engine.name}, s = {engine.s}: it did not come back")
+
+    def seconds(self) -> tuple[float, float, float]:
+        """To seal, to add and to open all of it."""
+        engine, ciphertexts = self.engine, self.ciphertexts
+        return (
+            _time(lambda: engine.encrypt(self._plaintexts)),
+            _time(lambda: engine.add(ciphertexts, ciphertexts)),
+            _time(lambda: engine.decrypt(ciphertexts)),
+        )
+
+
+def _time(act: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

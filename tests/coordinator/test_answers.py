@@ -99,7 +99,7 @@ def test_ciphertexts_that_the_key_cannot_have_made_are_left_out(
         custody="shared",
     )
     assert (failed.site, failed.code) == ("north", "malformed-message")
-    assert "is not in [1, N²)" in failed.sentence
+    assert "is not in [1, N^2)" in failed.sentence
 
 
 def test_a_vector_under_another_key_is_left_out(run: Callable[..., list[SiteFailed]]) -> None:
