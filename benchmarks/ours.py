@@ -17,7 +17,7 @@ from ppfl.crypto import EngineName, create_engine, generate_unsafe_key
 from ppfl.errors import SettingsError
 from ppfl.federation import Aggregation
 from ppfl.learning.metrics import EvaluationCounts
-from ppfl.settings import Study, check_settings
+from ppfl.settings import EncryptionOptions, Study, check_settings
 from sites.vectors import create_suite, shapes_of, update_plan
 
 ENGINES: tuple[EngineName, ...] = tuple(name for name in get_args(EngineName) if name != "auto")
@@ -153,7 +153,7 @@ def _candidate(engine: EngineName) -> Candidate:
     return Candidate(
         name=f"ppfl-{engine}",
         label=f"ppfl {engine}",
-        protection="Paillier, packed",
+        protection=f"Paillier (Damgård–Jurik, s = {EncryptionOptions().s}), packed",
         readers="the sites",
         create=partial(OurSystem, engine=engine),
         units=_count_ciphertexts,
@@ -165,7 +165,8 @@ def _candidate(engine: EngineName) -> Candidate:
 
 def _count_ciphertexts(workload: Workload) -> int:
     study = make_study(SITES)
-    layout = SlotLayout(study.encryption.value_bits, study.headroom_bits, workload.key_bits - 1)
+    plaintext_bits = study.encryption.s * (workload.key_bits - 1)
+    layout = SlotLayout(study.encryption.value_bits, study.headroom_bits, plaintext_bits)
     return layout.plaintexts(update_plan(study, shapes_of(workload.start)).values)
 
 

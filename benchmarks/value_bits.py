@@ -28,7 +28,7 @@ from sites.vectors import shapes_of, update_plan
 
 Floats = NDArray[np.float32]
 
-_PLAINTEXT_BITS, _CIPHERTEXT_BYTES = 3071, 768  # of a 3072-bit key
+_PLAINTEXT_BITS, _KEY_BYTES = 3071, 384  # of a 3072-bit key
 
 
 def main() -> None:
@@ -116,8 +116,9 @@ def _dither(
 def _megabytes(study: Study, parameters: dict[str, Floats], bits: int) -> float:
     changed = study.encryption.model_copy(update={"value_bits": bits})
     plan = update_plan(study.model_copy(update={"encryption": changed}), shapes_of(parameters))
-    ciphertexts = SlotLayout(bits, study.headroom_bits, _PLAINTEXT_BITS).plaintexts(plan.values)
-    return ciphertexts * _CIPHERTEXT_BYTES / 1e6
+    s = study.encryption.s
+    layout = SlotLayout(bits, study.headroom_bits, s * _PLAINTEXT_BITS)
+    return layout.plaintexts(plan.values) * (s + 1) * _KEY_BYTES / 1e6
 
 
 def _test_images(run: Path, study: Study) -> ImageSet:

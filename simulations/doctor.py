@@ -105,7 +105,7 @@ def _self_test() -> Finding:
     key = generate_key(_KEY_BITS)
     engine, gmp = (create_engine(key.public, key, name=name) for name in ("auto", "gmp"))
     numbers = [secrets.randbelow(key.public.N) for _ in range(_SAMPLE)]
-    plaintexts = b"".join(n.to_bytes(key.public.plaintext_bytes, "little") for n in numbers)
+    plaintexts = b"".join(n.to_bytes(engine.plaintext_bytes, "little") for n in numbers)
     engine.decrypt(engine.encrypt(plaintexts))  # builds the tables
     began = time.perf_counter()
     ciphertexts = engine.encrypt(plaintexts)

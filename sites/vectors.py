@@ -49,7 +49,7 @@ def create_suite(
     """How this study's vectors are sealed.
 
     Raises:
-        SettingsError: the study is encrypted and there is no key.
+        SettingsError: the study is encrypted and there is no key, or the engine cannot run.
         KeyMismatchError: the key is not the one the study names.
     """
     bits = {
@@ -66,7 +66,10 @@ def create_suite(
             f"this key is {public.fingerprint[:16]}…",
             hint="compare the fingerprints with the other sites by telephone",
         )
-    return PackedSuite(create_engine(public, private, name=engine, threads=threads or None), **bits)
+    arithmetic = create_engine(
+        public, private, name=engine, threads=threads or None, s=study.encryption.s
+    )
+    return PackedSuite(arithmetic, **bits)
 
 
 def shapes_of(parameters: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[int, ...]]:

@@ -43,7 +43,7 @@ class SlotLayout:
 
     @property
     def plaintext_bytes(self) -> int:
-        """Bytes of one plaintext: one bit more than ``plaintext_bits``, as Paillier's N has."""
+        """Bytes of one plaintext: one bit more than ``plaintext_bits``, as N^s has."""
         return (self.plaintext_bits + 8) // 8
 
     def plaintexts(self, values: int) -> int:

@@ -112,7 +112,7 @@ class Suite(ABC):
 
 
 class PackedSuite(Suite):
-    """Every value in a slot of a Paillier ciphertext."""
+    """Every value in a slot of a ciphertext of Paillier, or of Damgård and Jurik."""
 
     name: ClassVar[str] = "packed"
 
@@ -120,7 +120,7 @@ class PackedSuite(Suite):
         super().__init__(value_bits=value_bits, headroom_bits=headroom_bits)
         self._engine = engine
         self._pool = RandomizerPool(engine)
-        self.layout = SlotLayout(value_bits, headroom_bits, engine.public.plaintext_bits)
+        self.layout = SlotLayout(value_bits, headroom_bits, engine.plaintext_bits)
 
     @property
     def fingerprint(self) -> str:
@@ -130,11 +130,13 @@ class PackedSuite(Suite):
     @property
     def protection(self) -> str:
         """The scheme and the key's length."""
-        return f"Paillier, {self._engine.public.bits} bits"
+        s, bits = self._engine.s, self._engine.public.bits
+        scheme = "Paillier" if s == 1 else f"Damgård–Jurik s = {s}"
+        return f"{scheme}, {bits} bits"
 
     def part_bytes(self, values: int) -> tuple[int, ...]:
         """One part: the ciphertexts."""
-        return (self.layout.plaintexts(values) * self._engine.public.ciphertext_bytes,)
+        return (self.layout.plaintexts(values) * self._engine.ciphertext_bytes,)
 
     @property
     def ahead_s(self) -> float:

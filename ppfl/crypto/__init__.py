@@ -1,4 +1,4 @@
-"""Paillier: keys, key files, and arithmetic on vectors of ciphertexts."""
+"""Paillier and Damgård–Jurik: keys, key files, and arithmetic on vectors of ciphertexts."""
 
 from ppfl.crypto.engine import Engine
 from ppfl.crypto.engines import EngineChoice, EngineName, choose_engine, create_engine

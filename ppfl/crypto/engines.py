@@ -42,13 +42,15 @@ def create_engine(
     *,
     name: EngineName = "auto",
     threads: int | None = None,
+    s: int = 1,
 ) -> Engine:
     """An engine for a key; ``threads`` defaults to the cores this process may use.
 
     Raises:
         InvalidKeyError: the private key does not belong to the public one.
-        SettingsError: engine ``native`` or ``native-avx2`` was asked for, and cannot run here.
+        SettingsError: s is out of range, or engine ``native`` or ``native-avx2`` was asked for, and
+            cannot run here.
     """
     kinds = {kind.name: kind for kind in (NativeEngine, Avx2Engine, GmpEngine, ReferenceEngine)}
     kind = kinds[choose_engine(name).name]
-    return kind(public, private, threads=threads or len(os.sched_getaffinity(0)))
+    return kind(public, private, threads=threads or len(os.sched_getaffinity(0)), s=s)

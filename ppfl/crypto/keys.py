@@ -11,8 +11,9 @@ A key made by :func:`generate_key` [MHL21, §4]::
     c = (1 + m·N) · h_N^r mod N²                with r uniform in [0, 2^l)
     m = L(c^(2α) mod N²) · (2α)^(−1) mod N      with L(x) = (x − 1) / N
 
-An ordinary key, such as one that `phe` made, is the case p' = q' = 1: nothing in it is short,
-so r has half of N's bits [DJN10] and the exponents of decryption have P's and Q's full length.
+This is Paillier's s = 1; the same key serves any s (:mod:`ppfl.crypto.engine`). An ordinary key,
+such as one that `phe` made, is the case p' = q' = 1: nothing in it is short, so r has half of N's
+bits [DJN10] and the exponents of decryption have P's and Q's full length.
 """
 
 from __future__ import annotations
@@ -49,30 +50,10 @@ class PublicKey:
     h: int
     randomizer_bits: int
 
-    @cached_property
-    def N2(self) -> int:
-        """N², the modulus of ciphertexts."""
-        return self.N * self.N
-
     @property
     def bits(self) -> int:
         """Bits of N."""
         return self.N.bit_length()
-
-    @property
-    def plaintext_bits(self) -> int:
-        """Bits that any plaintext can hold: one fewer than N has."""
-        return self.bits - 1
-
-    @property
-    def plaintext_bytes(self) -> int:
-        """Bytes of one plaintext in a vector."""
-        return -(-self.bits // 8)
-
-    @property
-    def ciphertext_bytes(self) -> int:
-        """Bytes of one ciphertext in a vector."""
-        return -(-2 * self.bits // 8)
 
     @cached_property
     def fingerprint(self) -> str:

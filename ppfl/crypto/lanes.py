@@ -9,7 +9,7 @@ in addresses; their lengths do.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -41,22 +41,22 @@ class InstructionSet:
     title: str
     lanes: int  # numbers side by side
     digit_bits: int
-    most_digits: int  # beyond, a column of digits no longer fits 63 bits
+    most_digits: int  # times s + 2: beyond, a column of products no longer fits its lane
     entry_bytes: int  # what a digit takes in a table
 
 
 IFMA = InstructionSet(
-    "ifma", "AVX-512 IFMA", lanes=8, digit_bits=52, most_digits=340, entry_bytes=8
+    "ifma", "AVX-512 IFMA", lanes=8, digit_bits=52, most_digits=2040, entry_bytes=8
 )
-AVX2 = InstructionSet("avx2", "AVX2", lanes=4, digit_bits=26, most_digits=680, entry_bytes=4)
+AVX2 = InstructionSet("avx2", "AVX2", lanes=4, digit_bits=26, most_digits=4080, entry_bytes=4)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Powers of one base modulo n², for exponents of ``exponent_bytes`` bytes.
+    """Powers of one base modulo n^(s+1), for exponents of ``exponent_bytes`` bytes.
 
-    An entry takes 16 bytes for 52 bits of n: 4.1 MB in all for a prime of a 3072-bit key and
-    exponents of 257 bits, 15.7 MB for its N and exponents of 512 bits.
+    An entry takes 8·(s + 1) bytes for 52 bits of n: at s = 1, 4.1 MB in all for a prime of a
+    3072-bit key and exponents of 257 bits, 15.7 MB for its N and exponents of 512 bits.
     """
 
     exponent_bytes: int
@@ -64,12 +64,14 @@ class Table:
 
 
 class Lanes:
-    """Arithmetic on vectors modulo n and modulo n².
+    """Arithmetic on vectors modulo n and modulo n^(s+1).
 
     Args:
         n: odd, at least 3.
-        bits: what numbers modulo n take, at least as many as n has; those modulo n² take twice.
+        bits: what numbers modulo n take, at least as many as n has; those modulo n^k take k times.
         threads: how many cores to use.
+        s: from 1 to 3; or 0 where only ``multiply``, ``evaluate``, ``combine`` and ``blind``,
+            which work modulo n, are needed.
         instructions: which instruction set to use; the best this processor has, if None.
 
     Raises:
@@ -77,38 +79,59 @@ class Lanes:
     """
 
     def __init__(
-        self, n: int, *, bits: int, threads: int, instructions: InstructionSet | None = None
+        self,
+        n: int,
+        *,
+        bits: int,
+        threads: int,
+        s: int = 0,
+        instructions: InstructionSet | None = None,
     ) -> None:
-        self.width, self.square_width = -(-bits // 8), -(-2 * bits // 8)
+        self.width, self.quotient_width, self.top_width = (-(-k * bits // 8) for k in (1, s, s + 1))
         self._library, self._instructions = _load(), find_instructions(instructions)
         block_bits = self._instructions.digit_bits * _BLOCK_DIGITS
         self._digits = -(-(bits + _SLACK_BITS) // block_bits) * _BLOCK_DIGITS
-        if self._digits > self._instructions.most_digits:
+        if self._digits * (s + 2) > self._instructions.most_digits:
             raise SettingsError(f"{bits} bits are too many for engine native", hint="use gmp")
         self._R_bits = self._instructions.digit_bits * self._digits
-        self._n, self._square, self._R = n, n * n, 1 << self._R_bits
-        self._threads = threads
+        self._n, self._top, self._R = n, int(n ** (s + 1)), 1 << self._R_bits
+        self._parts, self._threads = s + 1, threads
         self._modulus = _Modulus(
             self._number(n),
-            self._square.to_bytes(self.square_width, "little"),
+            self._top.to_bytes(self.top_width, "little"),
             self.width,
-            self.square_width,
+            self.quotient_width,
+            self.top_width,
             self._digits,
+            self._parts,
         )
 
     def multiply(self, left: bytes | Bytes, right: bytes | Bytes) -> bytes:
-        """Products modulo n, element by element; or all with the one number in ``right``."""
+        """Products modulo n, element by element."""
         a, b = _rows(left, self.width), _rows(right, self.width)
         out = np.empty_like(a)
-        step = 0 if len(b) == 1 else self.width
         r2 = self._number(self._R**2 % self._n)
 
         def work(at: int, count: int) -> int:
-            places = _at(out, at), _at(a, at), _at(b, at if step else 0)
-            return self._call("multiply", *places, _SIZE(step), _SIZE(count), r2)
+            places = _at(out, at), _at(a, at), _at(b, at), _SIZE(count)
+            return self._call("multiply", *places, r2)
 
         self._run(work, len(a))
         return out.tobytes()
+
+    def evaluate(self, series: Sequence[int], numbers: bytes | Bytes) -> tuple[bytes, bool]:
+        """c_1·x + … + c_k·x^k mod n for each x, of a series c_1 to c_k; whether each x < n."""
+        x = _rows(numbers, self.width)
+        out = np.empty_like(x)
+        lifted = b"".join([self._number(int(c) * self._R % self._n) for c in series])
+        r2 = self._number(self._R**2 % self._n)
+
+        def work(at: int, count: int) -> int:
+            places = _at(out, at), _at(x, at), _SIZE(count)
+            return self._call("evaluate", *places, lifted, _INT(len(series)), r2)
+
+        below = not self._run(work, len(x))
+        return out.tobytes(), below
 
     def combine(self, left: bytes, right: bytes, *, other: int, width: int) -> bytes:
         """The numbers that are ``left`` modulo n and ``right`` modulo ``other`` [HAC, §14.5].
@@ -128,45 +151,48 @@ class Lanes:
         self._run(work, len(a))
         return out.tobytes()
 
-    def power(self, numbers: bytes, exponent: int, *, width: int) -> Bytes:
-        """(count, 2, width of n) number**exponent mod n², as r and q of r + q·n.
+    def power(self, numbers: bytes, exponent: int, *, width: int) -> tuple[Bytes, Bytes]:
+        """number**exponent mod n^(s+1), as rests in [0, n) and quotients in [0, n^s) by n.
 
-        ``numbers`` take ``width`` bytes each and may exceed n².
+        ``numbers`` take ``width`` bytes each and may exceed n^(s+1). What comes back are rows of
+        ``self.width`` and of ``self.quotient_width`` bytes.
         """
         x = _rows(numbers, width)
-        out = np.empty((len(x), 2, self.width), np.uint8)
+        rests = np.empty((len(x), self.width), np.uint8)
+        quotients = np.empty((len(x), self.quotient_width), np.uint8)
         chunks = -(-8 * width // self._R_bits)
-        powers = b"".join([self._pair(pow(self._R, k + 2, self._square)) for k in range(chunks)])
+        powers = b"".join([self._tuple(pow(self._R, k + 2, self._top)) for k in range(chunks)])
         windows = max(1, -(-exponent.bit_length() // _POWER_BITS))
         secret = exponent.to_bytes(-(-windows * _POWER_BITS // 8), "little")
 
         def work(at: int, count: int) -> int:
-            places = _at(out, at), _at(x, at), _SIZE(width), _SIZE(count)
+            places = _at(rests, at), _at(quotients, at), _at(x, at), _SIZE(width), _SIZE(count)
             return self._call("power", *places, powers, _INT(chunks), secret, _INT(windows))
 
         self._run(work, len(x), least=self._instructions.lanes)
-        return out
+        return rests, quotients
 
     def table(self, base: int, *, exponent_bits: int) -> Table:
-        """A table to raise one base modulo n² to many exponents."""
-        bases = [base % self._square]
+        """A table to raise one base modulo n^(s+1) to many exponents."""
+        bases = [base % self._top]
         while len(bases) * 8 < exponent_bits:
-            bases.append(pow(bases[-1], _TABLE_ENTRIES, self._square))
-        pairs = _rows(b"".join(map(self._pair, bases)), 2 * self.width)
-        row_bytes = 2 * self._digits * _TABLE_ENTRIES * self._instructions.entry_bytes
+            bases.append(pow(bases[-1], _TABLE_ENTRIES, self._top))
+        tuples = _rows(b"".join(map(self._tuple, bases)), self._parts * self.width)
+        digits = self._parts * self._digits
+        row_bytes = digits * _TABLE_ENTRIES * self._instructions.entry_bytes
         rows = _aligned_rows(len(bases), row_bytes)
-        r2 = self._pair(self._R**2 % self._square)
+        r2 = self._tuple(self._R**2 % self._top)
 
         def work(at: int, count: int) -> int:
-            return self._call("table", _at(rows, at), _at(pairs, at), _SIZE(count), r2)
+            return self._call("table", _at(rows, at), _at(tuples, at), _SIZE(count), r2)
 
         self._run(work, len(bases), least=self._instructions.lanes)
         return Table(len(bases), rows)
 
     def fixed_base(self, table: Table, exponents: bytes) -> bytes:
-        """base**exponent modulo n², for exponents of ``table.exponent_bytes`` bytes."""
+        """base**exponent modulo n^(s+1), for exponents of ``table.exponent_bytes`` bytes."""
         secret = _rows(exponents, table.exponent_bytes)
-        out = np.empty((len(secret), self.square_width), np.uint8)
+        out = np.empty((len(secret), self.top_width), np.uint8)
         rows, bases = _at(table.rows, 0), _INT(table.exponent_bytes)
 
         def work(at: int, count: int) -> int:
@@ -177,23 +203,28 @@ class Lanes:
         self._run(work, len(secret))
         return out.tobytes()
 
-    def blind(self, plaintexts: bytes, randomizers: bytes) -> bytes | None:
-        """(1 + m·n)·ρ mod n² for each m and ρ; None where some m >= n or some ρ >= n²."""
-        m, rho = _rows(plaintexts, self.width), _rows(randomizers, self.square_width)
+    def blind(self, numbers: bytes, randomizers: bytes, *, factor: int, width: int) -> bytes | None:
+        """(1 + factor·x)·ρ mod factor·n for each x and ρ; None where an x >= n or a ρ too large.
+
+        ``factor`` divides n; each ρ and each result takes ``width`` bytes.
+        """
+        x, rho = _rows(numbers, self.width), _rows(randomizers, width)
         out = np.empty_like(rho)
-        r3 = self._number(self._R**3 % self._n)
+        top = (factor * self._n).to_bytes(width, "little")
+        constants = self._number(factor), top, _SIZE(width), self._number(self._R**3 % self._n)
 
         def work(at: int, count: int) -> int:
-            return self._call("blind", _at(out, at), _at(m, at), _at(rho, at), _SIZE(count), r3)
+            places = _at(out, at), _at(x, at), _at(rho, at), _SIZE(count)
+            return self._call("blind", *places, *constants)
 
         return None if self._run(work, len(rho)) else out.tobytes()
 
     def product(self, numbers: bytes) -> int | None:
-        """A number that shares a factor with n where one of some numbers modulo n² does.
+        """A number that shares a factor with n where one of some numbers modulo n^(s+1) does.
 
-        None where one of them is not in [1, n²).
+        None where one of them is not in [1, n^(s+1)).
         """
-        x = _rows(numbers, self.square_width)
+        x = _rows(numbers, self.top_width)
         parts: list[Bytes] = []
 
         def work(at: int, count: int) -> int:
@@ -231,10 +262,14 @@ class Lanes:
     def _number(self, number: int) -> bytes:
         return number.to_bytes(self.width, "little")
 
-    def _pair(self, number: int) -> bytes:
-        """x0 and x1 of a number x0 − x1·n modulo n²."""
-        quotient, rest = divmod(number, self._n)
-        return self._number(rest) + self._number(-quotient % self._n)
+    def _tuple(self, number: int) -> bytes:
+        """x_0 to x_s of a number that is Σ x_i·(−n)^i modulo n^(s+1)."""
+        parts = []
+        for _ in range(self._parts):
+            quotient, rest = divmod(number, self._n)
+            parts.append(self._number(rest))
+            number = -quotient
+        return b"".join(parts)
 
 
 def find_instructions(asked: InstructionSet | None = None) -> InstructionSet:
@@ -265,10 +300,12 @@ class _Modulus(ctypes.Structure):
 
     _fields_ = (
         ("n", ctypes.c_char_p),
-        ("square", ctypes.c_char_p),
+        ("top", ctypes.c_char_p),
         ("width", _SIZE),
-        ("square_width", _SIZE),
+        ("quotient_width", _SIZE),
+        ("top_width", _SIZE),
         ("digits", _INT),
+        ("parts", _INT),
     )
 
 

@@ -31,7 +31,7 @@ class RandomizerPool:
         self.seconds = 0.0
         """Wall time of making those that were made ahead, since the pool began."""
         self._engine = engine
-        self._width = engine.public.ciphertext_bytes
+        self._width = engine.ciphertext_bytes
         self._ready = bytearray()
         self._process = os.getpid()
 

@@ -92,6 +92,13 @@ class EncryptionOptions(Section):
         "`unsafe_plaintext`: no encryption at all, only to compare with",
     )
     key_fingerprint: Sha256 = Field("", description="fingerprint of the public key")
+    s: int = Field(
+        2,
+        ge=1,
+        le=3,
+        description="a ciphertext has (s + 1)/s times its plaintext's bits; 1: Paillier, 2 and 3: "
+        "Damgård and Jurik's generalisation under the same key",
+    )
     value_bits: int = Field(14, ge=8, le=40, description="bits of a quantized value")
     headroom_bits: int = Field(
         0, ge=0, le=16, description="spare bits of a slot; 0: as many as the named sites need"

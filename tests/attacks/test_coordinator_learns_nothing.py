@@ -86,7 +86,7 @@ def test_the_same_values_never_look_the_same(unsafe_key: PrivateKey) -> None:
     engine = create_engine(unsafe_key.public, unsafe_key)
     suite = PackedSuite(engine, value_bits=16, headroom_bits=2)
     values = np.zeros(1000, np.int64)
-    width = unsafe_key.public.ciphertext_bytes
+    width = engine.ciphertext_bytes
     parts = [suite.seal(values).parts[0] for _ in range(20)]
     seen = {part[i : i + width] for part in parts for i in range(0, len(part), width)}
     assert len(seen) == 20 * len(parts[0]) // width

@@ -180,8 +180,9 @@ def test_golden_bytes_of_a_sealed_vector() -> None:
             SealedVector.from_bytes(golden[:cut], expected)
 
 
-def test_both_suites_open_the_same_sums(unsafe_key: PrivateKey) -> None:
-    engine = create_engine(unsafe_key.public, unsafe_key)
+@pytest.mark.parametrize("s", [1, 2, 3])
+def test_both_suites_open_the_same_sums(unsafe_key: PrivateKey, s: int) -> None:
+    engine = create_engine(unsafe_key.public, unsafe_key, s=s)
     suites = (
         PackedSuite(engine, value_bits=16, headroom_bits=1),
         UnsafePlaintextSuite(value_bits=16, headroom_bits=1),
@@ -196,3 +197,21 @@ def test_both_suites_open_the_same_sums(unsafe_key: PrivateKey) -> None:
             suite.add(total, suite.seal(left))
         with pytest.raises(ValueRangeError):
             suite.seal(np.array([2**16]))
+
+
+def test_a_larger_s_takes_fewer_bytes(unsafe_key: PrivateKey) -> None:
+    public = unsafe_key.public
+    sizes, words = [], []
+    for s in (1, 2, 3):
+        suite = PackedSuite(create_engine(public, s=s), value_bits=16, headroom_bits=1)
+        vector = suite.seal(np.zeros(10_000, np.int64))
+        assert suite.part_bytes(10_000) == (len(vector.parts[0]),)
+        sizes.append(len(vector.parts[0]))
+        words.append(suite.protection)
+    assert sizes[1] / sizes[0] == pytest.approx(3 / 4, abs=0.02)
+    assert sizes[2] / sizes[0] == pytest.approx(2 / 3, abs=0.02)
+    assert words == [
+        "Paillier, 256 bits",
+        "Damgård–Jurik s = 2, 256 bits",
+        "Damgård–Jurik s = 3, 256 bits",
+    ]

@@ -95,11 +95,11 @@ def test_ciphertexts_that_the_key_cannot_have_made_are_left_out(
     run: Callable[..., list[SiteFailed]], tmp_path: Path
 ) -> None:
     (failed,) = run(
-        lambda _, reply: _with_vector(reply, lambda wire: wire[:-512] + b"\0" * 512),
+        lambda _, reply: _with_vector(reply, lambda wire: wire[:-768] + b"\0" * 768),
         custody="shared",
     )
     assert (failed.site, failed.code) == ("north", "malformed-message")
-    assert "is not in [1, N²)" in failed.sentence
+    assert "is not in [1, N^3)" in failed.sentence
 
 
 def test_a_vector_under_another_key_is_left_out(run: Callable[..., list[SiteFailed]]) -> None:

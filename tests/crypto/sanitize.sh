@@ -17,7 +17,7 @@ gcc "${flags[@]}" -shared -fPIC -Wall -Wextra -Werror \
     "$root"/ppfl/crypto/_kernel/{avx2,ifma}.c -o "$place/ppfl/crypto/_lanes$suffix"
 
 # Python never frees some of its memory, which is no leak of the kernel's
-export ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$place" PYTHONMALLOC=malloc
+export PPFL_SANITIZED=1 ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$place" PYTHONMALLOC=malloc
 export LD_PRELOAD="$runtime"
 cd "$place"
 "$python" -c 'import ppfl.crypto.lanes as lanes; print(lanes._load())' | grep --quiet "$place"

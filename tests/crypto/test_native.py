@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from phe import paillier
 
 from ppfl.crypto import (
+    Engine,
     EngineChoice,
+    EngineName,
     PrivateKey,
     choose_engine,
     create_engine,
@@ -27,6 +29,7 @@ from ppfl.crypto.native import Avx2Engine, NativeEngine
 from ppfl.errors import InvalidKeyError, MalformedMessageError, SettingsError
 
 needs_kernel = pytest.mark.skipif(bool(find_obstacle()), reason=find_obstacle())
+every_s = pytest.mark.parametrize("s", [1, 2, 3])
 NativeName = Literal["native", "native-avx2"]
 
 
@@ -44,28 +47,35 @@ def _vector(numbers: list[int], width: int) -> bytes:
     return b"".join([number.to_bytes(width, "little") for number in numbers])
 
 
-def _foreign(key: PrivateKey, plaintexts: list[int]) -> bytes:
-    public = paillier.PaillierPublicKey(key.public.N)
-    numbers = [public.raw_encrypt(plaintext) for plaintext in plaintexts]
-    return _vector(numbers, key.public.ciphertext_bytes)
+def _foreign(engine: Engine, plaintexts: list[int]) -> bytes:
+    """Ciphertexts whose randomness is no power of h, straight from the paper."""
+    N, s, modulus = engine.public.N, engine.s, engine.ciphertext_modulus
+    numbers = [
+        pow(1 + N, m, modulus) * pow(secrets.randbelow(N - 1) + 1, N**s, modulus) % modulus
+        for m in plaintexts
+    ]
+    return _vector(numbers, engine.ciphertext_bytes)
 
 
-def _agree(key: PrivateKey, name: NativeName, *, count: int, threads: int = 2) -> None:
+def _agree(
+    key: PrivateKey, name: NativeName, *, s: int, count: int, oracle: EngineName = "reference"
+) -> None:
     """All engines, with and without the private key, give the same bytes."""
     public = key.public
     native, gmp, reference, stranger = (
-        create_engine(public, key, name=name, threads=threads),
-        create_engine(public, key, name="gmp", threads=threads),
-        create_engine(public, key, name="reference"),
-        create_engine(public, name=name, threads=threads),
+        create_engine(public, key, name=name, threads=2, s=s),
+        create_engine(public, key, name="gmp", threads=2, s=s),
+        create_engine(public, key, name=oracle, s=s),
+        create_engine(public, name=name, threads=2, s=s),
     )
     most = 2**public.randomizer_bits - 1
     exponents = [0, 1, most, *(secrets.randbits(public.randomizer_bits) for _ in range(count))]
     rhos = native.randomizers(exponents)
     assert rhos == stranger.randomizers(exponents) == gmp.randomizers(exponents)
     assert rhos == reference.randomizers(exponents)
-    numbers = [public.N - 1, 0, 1, *(secrets.randbelow(public.N) for _ in range(count))]
-    plaintexts = _vector(numbers, public.plaintext_bytes)
+    below = native.plaintext_modulus
+    numbers = [below - 1, 0, 1, *(secrets.randbelow(below) for _ in range(count))]
+    plaintexts = _vector(numbers, native.plaintext_bytes)
     ciphertexts = native.blind(plaintexts, rhos)
     assert ciphertexts == stranger.blind(plaintexts, rhos) == reference.blind(plaintexts, rhos)
     sums = native.add(ciphertexts, rhos)
@@ -79,93 +89,122 @@ def _agree(key: PrivateKey, name: NativeName, *, count: int, threads: int = 2) -
 def test_engines_agree_bit_for_bit(
     native_name: NativeName, full_key: PrivateKey, count: int
 ) -> None:
-    _agree(full_key, native_name, count=count)
+    _agree(full_key, native_name, s=1, count=count)
+
+
+@pytest.mark.parametrize("s", [2, 3])
+def test_native_agrees_with_gmp_for_more_than_s_1(
+    native_name: NativeName, full_key: PrivateKey, s: int
+) -> None:
+    _agree(full_key, native_name, s=s, count=8, oracle="gmp")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [2048, 4096])
-def test_engines_agree_for_other_lengths_of_keys(native_name: NativeName, bits: int) -> None:
-    _agree(generate_key(bits), native_name, count=3)
-
-
-@pytest.mark.parametrize("bits", [256, 500, 1030])
-def test_engines_agree_for_ordinary_keys(native_name: NativeName, bits: int) -> None:
-    _, theirs = paillier.generate_paillier_keypair(n_length=bits)
-    _agree(ordinary_key(theirs.p, theirs.q), native_name, count=8)
-
-
-def test_engines_agree_for_primes_of_very_different_lengths(native_name: NativeName) -> None:
-    for P, Q in ((2**521 - 1, 2**89 - 1), (2**61 - 1, 2**521 - 1)):
-        _agree(ordinary_key(P, Q), native_name, count=4)
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data(), count=st.integers(0, 300), threads=st.integers(1, 4))
-def test_sums_open_to_sums(
-    native_name: NativeName, unsafe_key: PrivateKey, data: st.DataObject, count: int, threads: int
+@pytest.mark.parametrize(("bits", "s"), [(2048, 1), (2048, 3), (4096, 1), (4096, 2)])
+def test_engines_agree_for_other_lengths_of_keys(
+    native_name: NativeName, bits: int, s: int
 ) -> None:
-    public = unsafe_key.public
-    engine = create_engine(public, unsafe_key, name=native_name, threads=threads)
+    _agree(generate_key(bits), native_name, s=s, count=3, oracle="reference" if s == 1 else "gmp")
+
+
+@every_s
+@pytest.mark.parametrize("bits", [256, 500, 1030])
+def test_engines_agree_for_ordinary_keys(native_name: NativeName, bits: int, s: int) -> None:
+    _, theirs = paillier.generate_paillier_keypair(n_length=bits)
+    _agree(ordinary_key(theirs.p, theirs.q), native_name, s=s, count=8)
+
+
+@every_s
+def test_engines_agree_for_primes_of_very_different_lengths(
+    native_name: NativeName, s: int
+) -> None:
+    for P, Q in ((2**521 - 1, 2**89 - 1), (2**61 - 1, 2**521 - 1)):
+        _agree(ordinary_key(P, Q), native_name, s=s, count=4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), count=st.integers(0, 300), threads=st.integers(1, 4), s=st.integers(1, 3))
+def test_sums_open_to_sums(
+    native_name: NativeName,
+    unsafe_key: PrivateKey,
+    data: st.DataObject,
+    count: int,
+    threads: int,
+    s: int,
+) -> None:
+    engine = create_engine(unsafe_key.public, unsafe_key, name=native_name, threads=threads, s=s)
     seed = data.draw(st.randoms(use_true_random=False))
-    left, right = ([seed.randrange(public.N) for _ in range(count)] for _ in "ab")
-    width = public.plaintext_bytes
+    below, width = engine.plaintext_modulus, engine.plaintext_bytes
+    left, right = ([seed.randrange(below) for _ in range(count)] for _ in "ab")
     total = engine.add(engine.encrypt(_vector(left, width)), engine.encrypt(_vector(right, width)))
     engine.check(total)
-    expected = [(a + b) % public.N for a, b in zip(left, right, strict=True)]
+    expected = [(a + b) % below for a, b in zip(left, right, strict=True)]
     assert engine.decrypt(total) == _vector(expected, width)
 
 
-def test_what_phe_sealed_is_opened_wherever_it_stands(
-    native_name: NativeName, unsafe_key: PrivateKey
+@every_s
+def test_what_was_sealed_elsewhere_is_opened_wherever_it_stands(
+    native_name: NativeName, unsafe_key: PrivateKey, s: int
 ) -> None:
-    engine = create_engine(unsafe_key.public, unsafe_key, name=native_name)
-    width = unsafe_key.public.plaintext_bytes
+    engine = create_engine(unsafe_key.public, unsafe_key, name=native_name, s=s)
+    width, size = engine.plaintext_bytes, engine.ciphertext_bytes
     ours = engine.encrypt(_vector(list(range(9)), width))
-    size = unsafe_key.public.ciphertext_bytes
-    theirs = _foreign(unsafe_key, [100, 101])
+    most = engine.plaintext_modulus - 1
+    theirs = _foreign(engine, [most, 101])
     mixed = ours[: 3 * size] + theirs[:size] + ours[4 * size :] + theirs[size:]
-    expected = _vector([0, 1, 2, 100, 4, 5, 6, 7, 8, 101], width)
+    expected = _vector([0, 1, 2, most, 4, 5, 6, 7, 8, 101], width)
     assert engine.decrypt(mixed) == expected
-    sums = engine.add(theirs, ours[: 2 * size])
-    assert engine.decrypt(sums) == _vector([100, 102], width)
+    sums = engine.add(theirs, ours[size : 3 * size])
+    assert engine.decrypt(sums) == _vector([0, 103], width)
 
 
+def test_what_phe_sealed_is_opened(native_name: NativeName, unsafe_key: PrivateKey) -> None:
+    engine = create_engine(unsafe_key.public, unsafe_key, name=native_name)
+    number = paillier.PaillierPublicKey(unsafe_key.public.N).raw_encrypt(77)
+    theirs = _vector([number], engine.ciphertext_bytes)
+    assert engine.decrypt(theirs) == _vector([77], engine.plaintext_bytes)
+
+
+@every_s
 def test_numbers_beyond_the_modulus_give_what_gmp_gives(
-    native_name: NativeName, unsafe_key: PrivateKey
+    native_name: NativeName, unsafe_key: PrivateKey, s: int
 ) -> None:
-    public = unsafe_key.public
-    native, gmp = (create_engine(public, unsafe_key, name=name) for name in (native_name, "gmp"))
-    most = 256**public.ciphertext_bytes - 1
-    vector = _vector([most, public.N2, public.N2 + 1], public.ciphertext_bytes)
-    plaintexts = _vector([1, 2, 3], public.plaintext_bytes)
+    native, gmp = (
+        create_engine(unsafe_key.public, unsafe_key, name=name, s=s)
+        for name in (native_name, "gmp")
+    )
+    most, modulus = 256**gmp.ciphertext_bytes - 1, gmp.ciphertext_modulus
+    vector = _vector([most, modulus, modulus + 1], gmp.ciphertext_bytes)
+    plaintexts = _vector([1, 2, 3], gmp.plaintext_bytes)
     assert native.add(vector, vector) == gmp.add(vector, vector)
     assert native.blind(plaintexts, vector) == gmp.blind(plaintexts, vector)
 
 
-@pytest.mark.parametrize("kind", ["zero", "N", "N squared", "a factor"])
+@every_s
+@pytest.mark.parametrize("kind", ["zero", "N", "the modulus", "a factor"])
 def test_numbers_that_are_no_ciphertexts_are_found(
-    native_name: NativeName, unsafe_key: PrivateKey, kind: str
+    native_name: NativeName, unsafe_key: PrivateKey, kind: str, s: int
 ) -> None:
-    public = unsafe_key.public
-    bad = {"zero": 0, "N": public.N, "N squared": public.N2, "a factor": unsafe_key.P}[kind]
-    vector = _vector([1] * 20 + [bad] + [1] * 7, public.ciphertext_bytes)
+    engine, N = create_engine(unsafe_key.public, name=native_name, s=s), unsafe_key.public.N
+    bad = {"zero": 0, "N": N, "the modulus": N ** (s + 1), "a factor": unsafe_key.P}[kind]
+    vector = _vector([1] * 20 + [bad] + [1] * 7, engine.ciphertext_bytes)
     with pytest.raises(MalformedMessageError, match="ciphertext 20"):
-        create_engine(public, name=native_name).check(vector)
+        engine.check(vector)
 
 
+@every_s
 def test_wrong_lengths_plaintexts_and_keys_are_refused(
-    native_name: NativeName, unsafe_key: PrivateKey
+    native_name: NativeName, unsafe_key: PrivateKey, s: int
 ) -> None:
-    public = unsafe_key.public
-    engine = create_engine(public, name=native_name)
+    engine = create_engine(unsafe_key.public, name=native_name, s=s)
     with pytest.raises(MalformedMessageError, match="no whole numbers"):
-        engine.encrypt(b"\0" * (public.plaintext_bytes + 1))
+        engine.encrypt(b"\0" * (engine.plaintext_bytes + 1))
     with pytest.raises(MalformedMessageError, match="no whole numbers"):
-        engine.check(b"\0" * (public.ciphertext_bytes + 1))
-    with pytest.raises(MalformedMessageError, match="plaintext 1 is not below N"):
-        engine.encrypt(_vector([1, public.N], public.plaintext_bytes))
+        engine.check(b"\0" * (engine.ciphertext_bytes + 1))
+    with pytest.raises(MalformedMessageError, match=rf"plaintext 1 is not below N\^{s}"):
+        engine.encrypt(_vector([1, engine.plaintext_modulus], engine.plaintext_bytes))
     with pytest.raises(MalformedMessageError, match="different lengths"):
-        engine.add(b"", b"\0" * public.ciphertext_bytes)
+        engine.add(b"", b"\0" * engine.ciphertext_bytes)
     with pytest.raises(InvalidKeyError, match="only a holder"):
         engine.decrypt(b"")
 

@@ -36,7 +36,7 @@ def _fill(pool: RandomizerPool, count: int) -> None:
 
 def test_each_randomizer_is_handed_out_once(unsafe_key: PrivateKey) -> None:
     engine = _Recorded(unsafe_key)
-    pool, width = RandomizerPool(engine), unsafe_key.public.ciphertext_bytes
+    pool, width = RandomizerPool(engine), engine.ciphertext_bytes
     _fill(pool, 50)
     taken = b"".join(pool.take(count) for count in (0, 20, 7, 40))
     rows = [taken[i : i + width] for i in range(0, len(taken), width)]
@@ -79,7 +79,7 @@ def test_an_engine_that_holds_the_lock_makes_nothing_ahead(unsafe_key: PrivateKe
     with pool.filling(5) as full:
         assert full.wait(0)
     assert not engine.exponents
-    assert len(pool.take(5)) == 5 * unsafe_key.public.ciphertext_bytes
+    assert len(pool.take(5)) == 5 * engine.ciphertext_bytes
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -14,6 +14,7 @@ from ppfl.crypto.lanes import AVX2, find_obstacle
 from ppfl.errors import MalformedMessageError
 
 _VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "paillier.json").read_text())
+_IDS = [f"{len(vectors['key']['P']) * 8 - 16} bits, s = {vectors['s']}" for vectors in _VECTORS]
 _ENGINES: list[EngineName] = ["reference", "gmp"]
 if choose_engine().name not in _ENGINES:
     _ENGINES.append("auto")
@@ -29,17 +30,18 @@ def _engine(vectors: dict[str, Any], name: EngineName, *, opens: bool) -> Engine
     key = {name: int(number, 16) for name, number in vectors["key"].items()}
     h = key.pop("h")
     public = PublicKey(key["P"] * key["Q"], h, vectors["randomizer_bits"])
-    return create_engine(public, PrivateKey(public, **key) if opens else None, name=name)
+    private = PrivateKey(public, **key) if opens else None
+    return create_engine(public, private, name=name, s=vectors["s"])
 
 
 @pytest.mark.parametrize("opens", [True, False], ids=["site", "coordinator"])
 @pytest.mark.parametrize("name", _ENGINES)
-@pytest.mark.parametrize("vectors", _VECTORS, ids=["2048", "3072"])
+@pytest.mark.parametrize("vectors", _VECTORS, ids=_IDS)
 def test_every_engine_gives_the_known_answers(
     vectors: dict[str, Any], name: EngineName, opens: bool
 ) -> None:
     engine = _engine(vectors, name, opens=opens)
-    narrow, wide = engine.public.plaintext_bytes, engine.public.ciphertext_bytes
+    narrow, wide = engine.plaintext_bytes, engine.ciphertext_bytes
     exponents = [int(r, 16) for r in vectors["exponents"]]
     rhos = _join(vectors["randomizers"], wide)
     assert engine.randomizers(exponents) == rhos
@@ -59,12 +61,12 @@ def test_every_engine_gives_the_known_answers(
 
 
 @pytest.mark.parametrize("name", _ENGINES)
-@pytest.mark.parametrize("vectors", _VECTORS, ids=["2048", "3072"])
+@pytest.mark.parametrize("vectors", _VECTORS, ids=_IDS)
 def test_every_engine_refuses_what_is_no_ciphertext(
     vectors: dict[str, Any], name: EngineName
 ) -> None:
     engine = _engine(vectors, name, opens=False)
-    width = engine.public.ciphertext_bytes
+    width = engine.ciphertext_bytes
     for refused in vectors["refused"]:
         numbers = [vectors["ciphertexts"][3], refused["number"]]
         with pytest.raises(MalformedMessageError, match=f"ciphertext 1 {refused['expect']}"):

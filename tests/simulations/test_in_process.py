@@ -16,6 +16,8 @@ from simulations.runner import run_in_process
 from simulations.scenario import read_scenario
 from tests.simulations.tiny import tiny_scenario
 
+_PLAIN = "unsafe_plaintext"
+
 
 def _result(folder: Path) -> dict[str, object]:
     return summarise(read_journal(folder / "journal.jsonl")).to_dict()
@@ -23,20 +25,21 @@ def _result(folder: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_encryption_changes_no_bit_of_the_model(tmp_path: Path) -> None:
-    results = []
-    for custody in ("shared", "unsafe_plaintext"):
-        folder = tmp_path / custody
-        prepare(tiny_scenario(custody), folder)
+    results, protections = [], []
+    for name, custody, s in (("shared", "shared", 1), ("s-2", "shared", 2), ("plain", _PLAIN, 1)):
+        folder = tmp_path / name
+        prepare(tiny_scenario(custody, encryption={"s": s}), folder)
         run_in_process(folder)
         results.append(_result(folder))
-    sealed, plain = results
-    # the two studies differ in their custody and key alone, and training depends on neither
-    assert sealed["model_sha256"] == plain["model_sha256"]
-    assert sealed["test"] == plain["test"]
+        journal = folder / "sites" / "east" / "work" / "journal.jsonl"
+        left = [event for event in read_journal(journal) if isinstance(event, LeftHospital)]
+        protections.append({event.items[0].protection for event in left[:-1]})
+    sealed, smaller, plain = results
+    # the studies differ in their custody, s and key alone, and training depends on none of them
+    assert sealed["model_sha256"] == smaller["model_sha256"] == plain["model_sha256"]
+    assert sealed["test"] == smaller["test"] == plain["test"]
     assert len(sealed["rounds"]) == 2  # type: ignore[arg-type]
-    journal = tmp_path / "shared" / "sites" / "east" / "work" / "journal.jsonl"
-    left = [event for event in read_journal(journal) if isinstance(event, LeftHospital)]
-    assert {event.items[0].protection for event in left[:-1]} == {"Paillier, 2048 bits"}
+    assert protections[:2] == [{"Paillier, 2048 bits"}, {"Damgård–Jurik s = 2, 2048 bits"}]
     assert (tmp_path / "shared" / "report.html").read_text().count("<svg") == 1
     assert (tmp_path / "shared" / "metrics.csv").read_text().startswith("round,sites")
 

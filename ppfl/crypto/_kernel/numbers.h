@@ -4,8 +4,10 @@
  * holds one digit of LANES numbers. Multiplication is almost-Montgomery [GK16]: with R = B^d, a·b/R
  * mod n comes out below 2n without a final subtraction wherever a·b <= R·n. Python chooses d such
  * that n < R/2^16, which leaves room for sums and for numbers not reduced. Carries wait above a
- * digit until a reduction ends, where 11 bits are free below a sign: a column takes at most 6·d
- * halves of products with digits of 52 bits, so d <= 340; 3·d products with 26 bits, so d <= 680.
+ * digit until a reduction ends, where 12 bits are free, since sums of products have no sign. For
+ * numbers modulo n^k (tuples.h) a column takes k·d products before its reduction and d in it, each
+ * of two halves if digits have 52 bits: d·(k + 1) is at most 2040, or 4080 with digits of 26 bits,
+ * which leaves some for what else is added.
  *
  * Nothing here branches on, or addresses memory by, the value of a digit. The instruction set's
  * header, which says how to do each step, is included before.
@@ -20,12 +22,12 @@ enum { BLOCK = 5 }; /* digits multiplied in one sweep, which registers hold; d i
 
 /* One modulus, shared by all lanes, and room to multiply in. */
 typedef struct {
-    int d;
+    int d, parts; /* digits of n; the k of tuples.h, or 1 where only n is a modulus */
     lane *n;      /* d digits of the modulus, the same in every lane */
     lane inverse; /* −1/n mod B */
-    lane *t;      /* 2d digits: a product before its reduction */
+    lane *t;      /* span·d digits, span the greater of parts and 2: a sum before its reduction */
     lane *m;      /* d digits: (t + m·n)/R is what the last reduction returned */
-    lane *room;   /* 2d digits: results that cannot be put in their place yet */
+    lane *room;   /* 2·(span − 1)·d digits: results that cannot be put in their place yet */
 } field;
 
 /* t[0, BLOCK) += a[0, BLOCK) · b[0, BLOCK), where w holds t[0, BLOCK) before, and t[BLOCK, 2·BLOCK)
@@ -59,13 +61,13 @@ INLINE void sweep(lane *t, const lane *a, int count, const lane *b, lane *w, int
     for (int r = 0; r < BLOCK; r++) t[count + r] = w[r];
 }
 
-/* t += a·b, of d digits each; if `fresh`, only t[0, d) has a value before. */
-INLINE void add_product(lane *t, const lane *a, const lane *b, int d, int fresh) {
+/* t += a·b, of `count` and d digits; if `fresh`, only t[0, count) has a value before. */
+INLINE void add_product(lane *t, const lane *a, int count, const lane *b, int d, int fresh) {
     for (int i = 0; i < d; i += BLOCK, t += BLOCK) {
         lane rows[BLOCK], w[BLOCK];
 #pragma GCC unroll BLOCK
         for (int r = 0; r < BLOCK; r++) rows[r] = b[i + r], w[r] = t[r];
-        sweep(t, a, d, rows, w, fresh);
+        sweep(t, a, count, rows, w, fresh);
     }
 }
 
@@ -125,7 +127,7 @@ INLINE void reduce(const field *f, lane *out) {
 /* out = a·b/R mod n. */
 INLINE void multiply(const field *f, lane *out, const lane *a, const lane *b) {
     clear(f->t, f->d);
-    add_product(f->t, a, b, f->d, 1);
+    add_product(f->t, a, f->d, b, f->d, 1);
     reduce(f, out);
 }
 

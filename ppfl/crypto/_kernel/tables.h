@@ -11,15 +11,15 @@ enum {
     GROUPS = TABLE_SIZE >> GROUP_BITS, /* 2 or 4 */
 };
 
-/* The entry of a table of 2^POWER_BITS pairs that an index names, the same in every lane. */
-ISA static void pick_shared(lane *out, const lane *table, uint32_t index, int pair) {
+/* The entry of a table of 2^POWER_BITS tuples that an index names, the same in every lane. */
+ISA static void pick_shared(lane *out, const lane *table, uint32_t index, int size) {
     const lanes_set bit0 = spread(index, 0), bit1 = spread(index, 1), bit2 = spread(index, 2),
                     bit3 = spread(index, 3);
-    for (int j = 0; j < pair; j++) {
+    for (int j = 0; j < size; j++) {
         lane found[8];
 #pragma GCC unroll 8
         for (int k = 0; k < 8; k++) {
-            found[k] = choose(bit0, table[(2 * k + 1) * pair + j], table[2 * k * pair + j]);
+            found[k] = choose(bit0, table[(2 * k + 1) * size + j], table[2 * k * size + j]);
         }
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) found[k] = choose(bit1, found[2 * k + 1], found[2 * k]);
@@ -44,11 +44,11 @@ INLINE entries pick_in_group(const table_digit *row, entries index, const entrie
 /* In each lane of two blocks the entry of a table's row that its index in [0, TABLE_SIZE) names.
  * A gather would be an address that depends on a secret; permutations read every entry, and cost
  * 23 % of the product that follows at 30 digits of 52 bits, 12 % at 60. */
-ISA static void pick(lane *out, const table_digit *row, entries index, int pair) {
+ISA static void pick(lane *out, const table_digit *row, entries index, int size) {
     entries_set bits[5];
 #pragma GCC unroll 5
     for (int k = 0; k < 5; k++) bits[k] = where_bit(index, PICK_BITS + k);
-    for (int j = 0; j < pair; j++, row += TABLE_SIZE) {
+    for (int j = 0; j < size; j++, row += TABLE_SIZE) {
         entries found[GROUPS];
 #pragma GCC unroll GROUPS
         for (int g = 0; g < GROUPS; g++) {
@@ -57,7 +57,7 @@ ISA static void pick(lane *out, const table_digit *row, entries index, int pair)
         }
         if (GROUPS == 4) found[0] = choose_entries(bits[4], found[GROUPS / 2], found[0]);
         out[j] = block_of(found[0], 0);
-        out[pair + j] = block_of(found[0], 1);
+        out[size + j] = block_of(found[0], 1);
     }
 }
 

@@ -72,22 +72,28 @@ INLINE void store(uint8_t *bytes, size_t width, size_t step, const lane *x, int 
 /* What Python says about a modulus. */
 typedef struct {
     const uint8_t *n;
-    const uint8_t *square;
-    size_t width;        /* bytes of n and of numbers modulo n */
-    size_t square_width; /* bytes of n² and of numbers modulo n² */
-    int d;
+    const uint8_t *top;    /* n^parts */
+    size_t width;          /* bytes of n and of numbers modulo n */
+    size_t quotient_width; /* bytes of numbers modulo n^(parts − 1) */
+    size_t top_width;      /* bytes of n^parts and of numbers modulo it */
+    int d, parts;
 } modulus;
 
-enum { FIELD_LANES = 6 };
+static inline int span_of(const modulus *mod) { return mod->parts < 2 ? 2 : mod->parts; }
 
-/* The field of a modulus; it takes FIELD_LANES·d lanes of room. */
+/* Lanes for a field and for `digits` times d digits beside it. */
+static inline size_t lanes_for(const modulus *mod, int digits) {
+    return (size_t)mod->d * (3 * span_of(mod) + digits);
+}
+
+/* The field of a modulus, at the beginning of the room. */
 INLINE field open_field(lane **room, const modulus *mod) {
-    const int d = mod->d;
+    const int d = mod->d, span = span_of(mod);
     const uint64_t lowest = get_digit(mod->n, mod->width, 0);
     uint64_t inverse = 1;
     for (int bits = 1; bits < 64; bits *= 2) inverse *= 2 - lowest * inverse; /* Newton */
-    field f = {d, take(room, d), broadcast(0 - inverse), take(room, 2 * d),
-               take(room, d), take(room, 2 * d)};
+    field f = {d, mod->parts, take(room, d), broadcast(0 - inverse), take(room, span * d),
+               take(room, d), take(room, 2 * (span - 1) * d)};
     load_constant(f.n, d, mod->n, mod->width);
     return f;
 }
