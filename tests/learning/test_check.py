@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ppfl.errors import DataError
-from ppfl.learning.check import FolderReport, check_folder
+from ppfl.learning.check import DicomReport, FolderReport, check_folder
 
 
 def put(path: Path, *, seed: int, side: int = 64, mode: str = "L") -> Path:
@@ -44,6 +44,7 @@ def test_a_sound_folder_has_no_warnings(tmp_path: Path) -> None:
         duplicates=(),
         contradictions=(),
         unreadable=(),
+        dicom=DicomReport(0, {}, {}, {}, {}, 0),
         warnings=(),
     )
     assert done == list(range(1, 21))
