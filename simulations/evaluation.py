@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ppfl.errors import DataError
-from ppfl.learning.images import load_images, read_grey
+from ppfl.learning.images import load_images
 from ppfl.learning.metrics import compute_metrics
 from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
+from ppfl.xray.pictures import read_grey
 
 _NOTE = "A research model, not a medical device: no figure here is a diagnosis."
 

@@ -14,8 +14,8 @@ _MAY_IMPORT = {
     "crypto": {"errors", "crypto"},
     "codec": {"errors", "crypto", "codec"},
     "federation": {"errors", "settings", "crypto", "codec", "federation"},
-    "learning": {"errors", "settings", "learning"},
-    "xray": {"errors", "xray", "crypto"},
+    "learning": {"errors", "settings", "xray", "learning"},
+    "xray": {"errors", "crypto", "xray"},
     "report": {"errors", "federation", "report"},
 }
 

@@ -11,12 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppfl.errors import DataError, UnreadableImageError
-from ppfl.learning.images import read_grey
 from ppfl.learning.sources import ImageRecord, layout_of, read_records
+from ppfl.xray.dicom import DicomFacts
+from ppfl.xray.pictures import read_grey
 
 _FEW_IMAGES = 10
 _SMALL_SIDE = 64
 _LARGE_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class DicomReport:
+    """The readable DICOM files of a folder: how many, and of how many each thing is true.
+
+    The fields are those of `DicomFacts`; ``identifying`` counts files by the keyword of a filled
+    attribute, and holds no value of any. ``several_windows`` of them offer more than one.
+    """
+
+    files: int
+    burned_in: dict[str, int]
+    identifying: dict[str, int]
+    modalities: dict[str, int]
+    views: dict[str, int]
+    several_windows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +44,8 @@ class FolderReport:
     site's count. ``sizes`` are (width, height) of the images with the fewest and most pixels.
     ``modes`` are pillow's names for the stored pixels. ``duplicates`` are images that look the
     same to the last pixel, whatever their files are called, and ``contradictions`` those of them
-    that are filed under different classes. ``warnings`` say in a sentence each what to do.
+    that are filed under different classes. ``dicom`` counts what DICOM files tell beside their
+    pixels. ``warnings`` say in a sentence each what to do.
     """
 
     layout: str
@@ -41,6 +59,7 @@ class FolderReport:
     duplicates: tuple[tuple[Path, ...], ...]
     contradictions: tuple[tuple[Path, ...], ...]
     unreadable: tuple[Path, ...]
+    dicom: DicomReport
     warnings: tuple[str, ...]
 
 
@@ -56,10 +75,12 @@ def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None)
     """
     records = read_records(folder)
     looks = _look_at_all(records, progress)
-    seen = [(record, look) for record, look in zip(records, looks, strict=True) if look]
+    pairs = list(zip(records, looks, strict=True))
+    seen = [(record, look) for record, look in pairs if isinstance(look, _Look)]
+    failed = [(record, look) for record, look in pairs if isinstance(look, UnreadableImageError)]
     if not seen:
         raise DataError(
-            f"{folder}: none of {len(records)} images can be decoded",
+            f"{folder}: none of {len(records)} images can be decoded; the first is {failed[0][1]}",
             hint="open one of them with an image viewer; export them anew as PNG",
         )
     by_pixels: defaultdict[str, list[ImageRecord]] = defaultdict(list)
@@ -67,6 +88,7 @@ def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None)
         by_pixels[look.pixels].append(record)
     copies = [same for same in by_pixels.values() if len(same) > 1]
     sizes = sorted({look.size for _, look in seen}, key=lambda size: (size[0] * size[1], size))
+    dicom = _dicom_report([look.dicom for _, look in seen if look.dicom])
     return FolderReport(
         layout=layout_of(folder),
         classes=_counts(record.label for record in records),
@@ -78,10 +100,13 @@ def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None)
         modes=_counts(look.mode for _, look in seen),
         duplicates=_paths(copies),
         contradictions=_paths(same for same in copies if len({r.label for r in same}) > 1),
-        unreadable=tuple(
-            record.path for record, look in zip(records, looks, strict=True) if not look
+        unreadable=tuple(record.path for record, _ in failed),
+        dicom=dicom,
+        warnings=(
+            *_warnings(records, [look for _, look in seen], copies),
+            *_warnings_of_failures([error for _, error in failed], len(records)),
+            *_warnings_of_dicom(dicom),
         ),
-        warnings=tuple(_warnings(records, [look for _, look in seen], copies)),
     )
 
 
@@ -92,12 +117,13 @@ class _Look:
     size: tuple[int, int]
     mode: str
     pixels: str
+    dicom: DicomFacts | None
 
 
 def _look_at_all(
     records: Sequence[ImageRecord], progress: Callable[[int], None] | None
-) -> list[_Look | None]:
-    looks = []
+) -> list[_Look | UnreadableImageError]:
+    looks: list[_Look | UnreadableImageError] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for look in pool.map(_look_at, (record.path for record in records)):
             looks.append(look)
@@ -106,14 +132,25 @@ def _look_at_all(
     return looks
 
 
-def _look_at(path: Path) -> _Look | None:
+def _look_at(path: Path) -> _Look | UnreadableImageError:
     try:
         grey = read_grey(path)
-    except UnreadableImageError:
-        return None
+    except UnreadableImageError as error:
+        return error
     width, height = grey.picture.size
     digest = hashlib.sha256(f"{width}x{height}:".encode() + grey.picture.tobytes())
-    return _Look((width, height), grey.stored_mode, digest.hexdigest())
+    return _Look((width, height), grey.stored_mode, digest.hexdigest(), grey.dicom)
+
+
+def _dicom_report(facts: Sequence[DicomFacts]) -> DicomReport:
+    return DicomReport(
+        files=len(facts),
+        burned_in=_counts(told.burned_in for told in facts),
+        identifying=_counts(keyword for told in facts for keyword in told.identifying),
+        modalities=_counts(told.modality for told in facts),
+        views=_counts(told.view for told in facts),
+        several_windows=sum(told.windows > 1 for told in facts),
+    )
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
@@ -146,11 +183,6 @@ def _warnings(
             f"Classes with fewer than {_FEW_IMAGES} images: {', '.join(few)}. Figures for so few "
             "mean little; add more, or leave the class out of the study."
         )
-    if len(looks) < len(records):
-        yield (
-            f"Images that cannot be read: {len(records) - len(looks)} of {len(records)}. Take "
-            "them out or export them anew, because training stops at the first."
-        )
     small = sum(min(look.size) < _SMALL_SIDE for look in looks)
     if small:
         yield (
@@ -160,6 +192,39 @@ def _warnings(
     yield from _warnings_of_copies(copies)
     yield from _warnings_of_groups(records)
     yield from _warnings_of_sites(records)
+
+
+def _warnings_of_failures(errors: Sequence[UnreadableImageError], images: int) -> Iterator[str]:
+    if errors:
+        yield (
+            f"Images that cannot be read: {len(errors)} of {images}. Take them out or export them "
+            f"anew, because training stops at the first. That is {errors[0]} ({errors[0].hint})."
+        )
+
+
+def _warnings_of_dicom(dicom: DicomReport) -> Iterator[str]:
+    annotated = dicom.burned_in.get("yes", 0)
+    silent = dicom.burned_in.get("unknown", 0)
+    if annotated:
+        yield (
+            f"DICOMs whose pixels hold text about the patient: {annotated}. A network sees it and "
+            "may learn it; have it removed, or take these files out."
+        )
+    if silent:
+        yield (
+            f"DICOMs that do not say whether their pixels hold text: {silent}. Look at some of "
+            "them, at the corners first."
+        )
+    if dicom.identifying:
+        yield (
+            "DICOMs hold attributes that identify, as they come from an archive; ppfl uses the "
+            "PatientID, hashed, to keep a patient together, and none of the others."
+        )
+    if dicom.several_windows:
+        yield (
+            f"DICOMs with more than one window: {dicom.several_windows}. The first is used, as "
+            "viewers do."
+        )
 
 
 def _warnings_of_copies(copies: Sequence[Sequence[ImageRecord]]) -> Iterator[str]:

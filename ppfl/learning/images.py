@@ -1,4 +1,4 @@
-"""X-rays as arrays: any picture file in, square 8-bit grey out."""
+"""X-rays as arrays: records in, square 8-bit grey and labels out, kept in a cache."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from ppfl.errors import DataError, UnreadableImageError
 from ppfl.learning.sources import ImageRecord
+from ppfl.xray.pictures import read_grey
 
-# Pillow would hand an EPS file, whatever its name says, to Ghostscript.
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _CACHE_VERSION = 1  # to be raised when the same file would give other pixels
 
 
@@ -30,14 +27,6 @@ class ImageSet:
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GreyImage:
-    """One upright 8-bit grey picture, and pillow's name for the pixels it was stored with."""
-
-    picture: Image.Image
-    stored_mode: str
 
 
 def load_images(
@@ -76,36 +65,6 @@ def load_images(
     return ImageSet(images, labels)
 
 
-def read_grey(path: Path, *, size: int | None = None) -> GreyImage:
-    """One image file as 8-bit grey, turned as its EXIF says; ``size`` pixels square if given.
-
-    Colours become luminance (ITU-R 601). Deeper grey is scaled by the bits that the file's
-    brightest pixel needs: 12-bit values fill [0, 255] although stored in 16 bits, and values that
-    fit 8 bits stay as they are. The sides are resized apart, as the published collections were
-    (299 × 299 from any shape): what a network sees of a chest is then always the whole of it.
-    Resizing is bilinear with antialiasing, torchvision's default.
-
-    Raises:
-        UnreadableImageError: the file is missing, damaged, of another kind, has pixels that are
-            negative or floating-point, or more of them than pillow deems safe.
-    """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise ValueError(f"{image.width} × {image.height} pixels, the limit is {limit}")
-            stored_mode = image.mode
-            grey = _grey(image)
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files.
-        raise UnreadableImageError(
-            f"{path}: not a readable image: {error}",
-            hint="`ppfl data check` lists every such file; take them out or export them anew",
-        ) from error
-    if size and grey.size != (size, size):
-        grey = grey.resize((size, size), Image.Resampling.BILINEAR)
-    return GreyImage(grey, stored_mode)
-
-
 def pixel_sums(images: ImageSet) -> tuple[int, int, int]:
     """How many pixels there are, their sum, and the sum of their squares: exact integers."""
     counts = np.zeros(256, dtype=np.int64)
@@ -113,28 +72,6 @@ def pixel_sums(images: ImageSet) -> tuple[int, int, int]:
         counts += np.bincount(image.ravel(), minlength=256)
     levels = np.arange(256, dtype=np.int64)
     return int(counts.sum()), int(counts @ levels), int(counts @ levels**2)
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """The image upright and in mode L."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "L":
-        return upright
-    if upright.mode == "F":
-        raise ValueError("floating-point pixels, whose black and white are unknown")
-    if not upright.mode.startswith("I"):
-        # By way of RGBA, because pillow warns of palettes with transparency.
-        return (upright.convert("RGBA") if upright.mode == "P" else upright).convert("L")
-    levels = np.asarray(upright)
-    lowest, highest = int(levels.min()), int(levels.max())
-    if lowest < 0:
-        raise ValueError(f"pixels from {lowest}, below 0")
-    scale = 255 / (2 ** max(8, highest.bit_length()) - 1)
-    eight_bits = np.rint(levels * np.float32(scale)).astype(np.uint8)
-    # Pillow turns white-is-zero TIFFs round only when they have 8 bits.
-    if getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        eight_bits = 255 - eight_bits
-    return Image.fromarray(eight_bits)
 
 
 def _decode_all(

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppfl.errors import DataError
+from ppfl.xray.dicom import names_dicom, patient_group
 
 _TABLES = ("manifest.csv", "index.csv")
-_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
+_IMAGES = frozenset({".bmp", ".dcm", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
+_NO_SUFFIX = re.compile(r"(\.\d+)?")  # archives name files by their UID, such as 1.2.840.10008
+_DICOM_DIRECTORY = "DICOMDIR"  # on every CD: DICOM, but a table of contents
 _MASKS = frozenset({"masks", "lung_masks", "infection_masks"})
 _SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
 _NO_CLASS = _SPLITS | {"images"}
@@ -54,8 +57,12 @@ def read_records(folder: Path, *, classes: Sequence[str] = ()) -> list[ImageReco
     ``classes``, other classes are left out and labels are spelled as there; Kermany's PNEUMONIA
     then becomes Bacterial_Pneumonia or Viral_Pneumonia if these are asked for.
 
-    A group that no table gives is the patient in a file name of Kermany's set, else the SHA-256
-    of the file, so that copies of one file at least stay together.
+    Images are files of the usual suffixes, .dcm, and those without a suffix (or with a number for
+    one) that begin as DICOM files do.
+
+    A group that no table gives is a hash of a DICOM's PatientID (see `patient_group`), or the
+    patient in a file name of Kermany's set, else the SHA-256 of the file, so that copies of one
+    file at least stay together.
 
     Raises:
         DataError: the folder or a listed file is missing, the table lacks a column, lists a file
@@ -244,8 +251,16 @@ def _image_files(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not _is_aside(name))
         for name in sorted(files):
-            if Path(name).suffix.lower() in _IMAGES and not name.startswith("."):
+            if not name.startswith(".") and _is_image(Path(place, name)):
                 yield Path(place, name)
+
+
+def _is_image(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in _IMAGES:
+        return True
+    may_be = _NO_SUFFIX.fullmatch(suffix) and path.name.upper() != _DICOM_DIRECTORY
+    return bool(may_be) and names_dicom(path)
 
 
 def _is_aside(folder_name: str) -> bool:
@@ -257,6 +272,9 @@ def _cannot_list(error: OSError) -> None:
 
 
 def _group_of(path: Path) -> str:
+    patient = patient_group(path) if names_dicom(path) else ""
+    if patient:
+        return patient
     for collection, pattern in _PATIENTS:
         match = pattern.fullmatch(path.stem)
         if match:

@@ -119,7 +119,7 @@ def check_folder(
         try:
             data = path.read_bytes()
             count = read_header(data, engine)
-            engine.check(data[-count * engine.public.ciphertext_bytes :])
+            engine.check(data[-count * engine.ciphertext_bytes :])
         except PpflError as error:
             return Failure(path, str(error))
         except OSError as error:

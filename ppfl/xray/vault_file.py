@@ -64,7 +64,7 @@ def seal_image(image: VaultImage, engine: Engine) -> bytes:
     count = -(-(len(inside) + _DIGEST_BYTES) // step)
     header = _HEADER.pack(_MAGIC, _VERSION, bytes.fromhex(engine.public.fingerprint), count)
     inside += hashlib.sha256(header + inside).digest()
-    rows = np.zeros((count, engine.public.plaintext_bytes), np.uint8)
+    rows = np.zeros((count, engine.plaintext_bytes), np.uint8)
     filled = np.frombuffer(inside.ljust(count * step, b"\0"), np.uint8)
     rows[:, :step] = filled.reshape(count, step)
     return header + engine.encrypt(rows.tobytes())
@@ -83,7 +83,7 @@ def open_image(data: bytes, engine: Engine) -> VaultImage:
     engine.check(ciphertexts)
     step = _plaintext_step(engine)
     rows = np.frombuffer(engine.decrypt(ciphertexts), np.uint8)
-    rows = rows.reshape(count, engine.public.plaintext_bytes)
+    rows = rows.reshape(count, engine.plaintext_bytes)
     inside = rows[:, :step].tobytes()
     changed = VaultError("the file was changed or damaged after it was sealed")
     if rows[:, step:].any():
@@ -145,7 +145,7 @@ def read_header(data: bytes, engine: Engine) -> int:
             f"sealed under key {fingerprint.hex()[:16]}…, this key is "
             f"{engine.public.fingerprint[:16]}…"
         )
-    size = _HEADER.size + count * engine.public.ciphertext_bytes
+    size = _HEADER.size + count * engine.ciphertext_bytes
     if count < 1 or len(data) != size:
         raise VaultError(f"a vault file of {len(data)} bytes, {size} needed")
     return int(count)
@@ -153,7 +153,7 @@ def read_header(data: bytes, engine: Engine) -> int:
 
 def _plaintext_step(engine: Engine) -> int:
     """Whole bytes that any plaintext can hold."""
-    return engine.public.plaintext_bits // 8
+    return engine.plaintext_bits // 8
 
 
 def _pack(pixels: NDArray[np.uint16], bits: int) -> bytes:

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from ppfl.errors import DataError
-from ppfl.learning.check import FolderReport, check_folder
+from ppfl.learning.check import DicomReport, FolderReport, check_folder
 
 
 def put(path: Path, *, seed: int, side: int = 64, mode: str = "L") -> Path:
@@ -44,6 +46,7 @@ def test_a_sound_folder_has_no_warnings(tmp_path: Path) -> None:
         duplicates=(),
         contradictions=(),
         unreadable=(),
+        dicom=DicomReport(0, {}, {}, {}, {}, 0),
         warnings=(),
     )
     assert done == list(range(1, 21))
@@ -57,6 +60,39 @@ def test_bad_images_are_counted_not_raised(tmp_path: Path) -> None:
     assert report.unreadable == (bad,)
     assert report.classes == {"COVID": 11, "Normal": 10}
     assert "1 of 21" in warning(report, "cannot be read")
+    assert "bad.png: not a readable image" in warning(report, "cannot be read")
+
+
+def test_dicoms_are_counted_by_what_they_tell(tmp_path: Path) -> None:
+    root = sound_folder(tmp_path)
+    for number, annotated in enumerate(["YES", "NO", ""]):
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.SOPClassUID = data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1"
+        data.BurnedInAnnotation, data.PatientName, data.Modality = annotated, "Secret", "DX"
+        data.WindowCenter, data.WindowWidth = [90 + number, 60], [100, 50]
+        data.PhotometricInterpretation, data.SamplesPerPixel = "MONOCHROME2", 1
+        data.PixelRepresentation, data.BitsAllocated, data.BitsStored = 0, 8, 8
+        data.Rows = data.Columns = 64
+        data.HighBit = 7
+        data.add_new("PixelData", "OB", bytes(range(256)) * 16)
+        data.save_as(root / "COVID" / f"{number}.dcm", enforce_file_format=True)
+    report = check_folder(root)
+    assert report.dicom == DicomReport(
+        files=3,
+        burned_in={"no": 1, "unknown": 1, "yes": 1},
+        identifying={"PatientName": 3},
+        modalities={"DX": 3},
+        views={"unknown": 3},
+        several_windows=3,
+    )
+    assert report.modes == {"DICOM": 3, "L": 20}
+    assert ": 1." in warning(report, "text about the patient")
+    assert ": 1." in warning(report, "do not say")
+    assert ": 3." in warning(report, "more than one window")
+    assert "hashed" in warning(report, "attributes that identify")
+    assert "Secret" not in str(report)
 
 
 def test_copies_are_found_by_their_pixels(tmp_path: Path) -> None:

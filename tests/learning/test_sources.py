@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from ppfl.errors import DataError
 from ppfl.learning.images import load_images
@@ -86,6 +88,30 @@ def test_any_tree_of_one_folder_per_class(tmp_path: Path) -> None:
     assert groups["b.png"] == groups["c.png"] != groups["a.TIF"]
     assert groups["b.png"].startswith("sha256:")
     assert layout_of(tmp_path) == "one folder per class"
+
+
+def test_dicoms_with_and_without_a_suffix_are_grouped_by_patient(tmp_path: Path) -> None:
+    def put_dicom(path: Path, patient: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.SOPClassUID = data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1"
+        data.PatientID = patient
+        data.save_as(path, enforce_file_format=True)
+
+    for name, patient in [("a.DCM", "1"), ("IM0001", "1"), ("1.2.840.5", "2"), ("none.dcm", "")]:
+        put_dicom(tmp_path / "sick" / name, patient)
+    put_dicom(tmp_path / "sick" / "DICOMDIR", "3")
+    put_dicom(tmp_path / "sick" / "b.xml", "4")
+    (tmp_path / "sick" / "README").write_text("no image")
+    groups = {record.path.name: record.group for record in read_records(tmp_path)}
+    assert set(groups) == {"a.DCM", "IM0001", "1.2.840.5", "none.dcm"}
+    assert groups["a.DCM"] == groups["IM0001"] != groups["1.2.840.5"]
+    assert groups["IM0001"].startswith("dicom:")
+    assert groups["none.dcm"].startswith("sha256:")
+    (tmp_path / "index.csv").write_text("path,label,group\nsick/a.DCM,x,g\n")
+    assert read_records(tmp_path)[0].group == "g"
 
 
 def test_classes_that_differ_only_in_spelling_are_one(tmp_path: Path) -> None:

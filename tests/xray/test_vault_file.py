@@ -64,7 +64,7 @@ def test_golden_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _ones(engine: GmpEngine, count: int) -> bytes:
-    return (1).to_bytes(engine.public.ciphertext_bytes, "little") * count
+    return (1).to_bytes(engine.ciphertext_bytes, "little") * count
 
 
 def test_a_file_cut_at_any_byte_or_with_any_byte_flipped_is_refused() -> None:
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said() -> None:
 
 def test_two_ciphertexts_that_changed_places_are_noticed() -> None:
     sealed = seal_image(_image(height=20), _WRITER)
-    width = _KEY.public.ciphertext_bytes
+    width = _WRITER.ciphertext_bytes
     head, first, second = sealed[:46], sealed[46 : 46 + width], sealed[46 + width : 46 + 2 * width]
     swapped = head + second + first + sealed[46 + 2 * width :]
     with pytest.raises(VaultError, match="changed or damaged"):
