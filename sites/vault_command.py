@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,14 +104,15 @@ def _verify(
     if (key is None) == (private_key is None):
         raise SettingsError("either --key or --private-key is needed")
     total = len(vault_files(folder))
+    found: Iterable[tuple[Path, object]] = ()
     with _progress("verifying", total) as progress:
         if private_key:
             engine = _reader(private_key, passphrase_file)
-            found = [found for _, found in open_folder(folder, engine, progress=progress)]
+            found = open_folder(folder, engine, progress=progress)
         elif key:
             engine = create_engine(read_public_key(key), threads=1)
-            found = [found for _, found in check_folder(folder, engine, progress=progress)]
-    failures = [each for each in found if isinstance(each, Failure)]
+            found = check_folder(folder, engine, progress=progress)
+        failures = [each for _, each in found if isinstance(each, Failure)]
     checked = "digests" if private_key else "lengths, key and ciphertexts, not the digests inside"
     _tell({"files": total, "checked": checked}, failures, as_json=as_json)
 

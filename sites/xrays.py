@@ -1,19 +1,17 @@
 """A hospital's X-rays for one study: from a folder, a table, or a vault.
 
-Both kinds give the same images in the same order, which is that of their content: a model does not
-depend on what files are called, nor on whether they lie in a vault.
+All give the same images of the same splits. A folder's come in the order of their paths; names in a
+vault are random, so its images come in the order of their content.
 """
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from ppfl.xray.pictures import shrink
 
 from ppfl.crypto import create_engine, read_private_key
 from ppfl.errors import DataError, SettingsError
@@ -21,6 +19,7 @@ from ppfl.learning.images import ImageSet, load_images
 from ppfl.learning.sources import ImageRecord, match_class, read_records
 from ppfl.learning.splits import Split, split_by_group
 from ppfl.settings import SiteFile, Study
+from ppfl.xray.pictures import shrink
 from ppfl.xray.vault import Failure, is_vault, open_folder, vault_files
 
 SplitName = Literal["train", "validation", "test"]
@@ -36,7 +35,7 @@ class XRays:
         self._site, self._study = site, study
 
     def images(self, split: SplitName) -> ImageSet:
-        """The split's images, (n, size, size), sorted by their pixels.
+        """The split's images, (n, size, size).
 
         Raises:
             DataError: there is no image to train on, or the data cannot be used.
@@ -45,23 +44,17 @@ class XRays:
         records: tuple[ImageRecord, ...] = getattr(self._split, split)
         if split == "train" and not records:
             raise DataError(f"{self._site.data}: no image to train on")
+        size = self._study.images.size
         if self._vault is None:
-            found = load_images(
-                records,
-                classes=self._study.classes,
-                size=self._study.images.size,
-                cache=self._site.work / "cache",
-            )
-        else:
-            pixels = [self._vault[record] for record in records]
-            size = self._study.images.size
-            labels = [self._study.classes.index(record.label) for record in records]
-            found = ImageSet(
-                np.array(pixels, np.uint8).reshape(-1, size, size), np.array(labels, np.int64)
-            )
-        digests = [hashlib.sha256(image.tobytes()).digest() for image in found.images]
-        order = sorted(range(len(records)), key=lambda i: (digests[i], found.labels[i]))
-        return ImageSet(found.images[order], found.labels[order])
+            cache = self._site.work / "cache"
+            return load_images(records, classes=self._study.classes, size=size, cache=cache)
+        pixels = [self._vault[record] for record in records]
+        labels = [self._study.classes.index(record.label) for record in records]
+        order = sorted(range(len(records)), key=lambda i: (pixels[i].tobytes(), labels[i]))
+        return ImageSet(
+            np.array([pixels[i] for i in order], np.uint8).reshape(-1, size, size),
+            np.array([labels[i] for i in order], np.int64),
+        )
 
     @cached_property
     def _split(self) -> Split:

@@ -253,7 +253,8 @@ def _locked(ledger: Path) -> Iterator[_Ledger]:
         yield _Ledger(file)
 
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def _in_order(items: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
