@@ -51,7 +51,8 @@ class OurSystem(System[Aggregation]):
 
     def __init__(self, workload: Workload, *, engine: EngineName) -> None:
         key = workload.generate(workload.key_bits)
-        self._study = make_study(SITES, fingerprint=key.public.fingerprint)
+        fingerprint = key.public.fingerprint
+        self._study = make_study(SITES, fingerprint=fingerprint, s=_s_of(engine))
         self._site = create_suite(
             self._study, key.public, key, engine=engine, threads=workload.threads
         )
@@ -113,12 +114,14 @@ class AheadSystem(OurSystem):
             ready.wait()
 
 
-def make_study(sites: tuple[str, ...], *, fingerprint: str = "") -> Study:
+def make_study(
+    sites: tuple[str, ...], *, fingerprint: str = "", s: int = EncryptionOptions().s
+) -> Study:
     """A study with the defaults of a real one."""
     table = {
         "name": "benchmark",
         "classes": _CLASSES,
-        "encryption": {"key_fingerprint": fingerprint},
+        "encryption": {"key_fingerprint": fingerprint, "s": s},
         "federation": {"sites": sites},
     }
     return check_settings(table, Study, where="benchmark")
@@ -149,23 +152,29 @@ def average_rounded(workload: Workload, value_bits: int) -> Parameters:
     return quantizer.dequantize(sums, summands=len(SITES), weight=len(SITES) * WEIGHT)
 
 
+def _s_of(engine: EngineName) -> int:
+    """Engine reference is `phe`, and `phe` knows s = 1 only."""
+    return 1 if engine == "reference" else EncryptionOptions().s
+
+
 def _candidate(engine: EngineName) -> Candidate:
+    s = _s_of(engine)
     return Candidate(
         name=f"ppfl-{engine}",
         label=f"ppfl {engine}",
-        protection=f"Paillier (Damgård–Jurik, s = {EncryptionOptions().s}), packed",
+        protection="Paillier, packed" if s == 1 else f"Paillier (Damgård–Jurik, s = {s}), packed",
         readers="the sites",
         create=partial(OurSystem, engine=engine),
-        units=_count_ciphertexts,
+        units=partial(_count_ciphertexts, s=s),
         find_obstacle=partial(_find_obstacle, engine),
         sample=_SAMPLES.get(engine, 0),
         ours=True,
     )
 
 
-def _count_ciphertexts(workload: Workload) -> int:
-    study = make_study(SITES)
-    plaintext_bits = study.encryption.s * (workload.key_bits - 1)
+def _count_ciphertexts(workload: Workload, *, s: int) -> int:
+    study = make_study(SITES, s=s)
+    plaintext_bits = s * (workload.key_bits - 1)
     layout = SlotLayout(study.encryption.value_bits, study.headroom_bits, plaintext_bits)
     return layout.plaintexts(update_plan(study, shapes_of(workload.start)).values)
 

@@ -131,7 +131,7 @@ class PackedSuite(Suite):
     def protection(self) -> str:
         """The scheme and the key's length."""
         s, bits = self._engine.s, self._engine.public.bits
-        scheme = "Paillier" if s == 1 else f"Damgård–Jurik s = {s}"
+        scheme = "Paillier" if s == 1 else f"Paillier (Damgård–Jurik, s = {s})"
         return f"{scheme}, {bits} bits"
 
     def part_bytes(self, values: int) -> tuple[int, ...]:

@@ -212,6 +212,6 @@ def test_a_larger_s_takes_fewer_bytes(unsafe_key: PrivateKey) -> None:
     assert sizes[2] / sizes[0] == pytest.approx(2 / 3, abs=0.02)
     assert words == [
         "Paillier, 256 bits",
-        "Damgård–Jurik s = 2, 256 bits",
-        "Damgård–Jurik s = 3, 256 bits",
+        "Paillier (Damgård–Jurik, s = 2), 256 bits",
+        "Paillier (Damgård–Jurik, s = 3), 256 bits",
     ]

@@ -39,7 +39,8 @@ def test_encryption_changes_no_bit_of_the_model(tmp_path: Path) -> None:
     assert sealed["model_sha256"] == smaller["model_sha256"] == plain["model_sha256"]
     assert sealed["test"] == smaller["test"] == plain["test"]
     assert len(sealed["rounds"]) == 2  # type: ignore[arg-type]
-    assert protections[:2] == [{"Paillier, 2048 bits"}, {"Damgård–Jurik s = 2, 2048 bits"}]
+    told = [{"Paillier, 2048 bits"}, {"Paillier (Damgård–Jurik, s = 2), 2048 bits"}]
+    assert protections[:2] == told
     assert (tmp_path / "shared" / "report.html").read_text().count("<svg") == 1
     assert (tmp_path / "shared" / "metrics.csv").read_text().startswith("round,sites")
 
