@@ -25,6 +25,7 @@ Bytes = NDArray[np.uint8]
 
 _BLOCK_DIGITS = 5
 _SLACK_BITS = 16  # from a modulus to R: by so much may sums and unreduced numbers exceed it
+_INTERFACE = 2  # of the C code, which an old build in a working copy may not have
 _POWER_BITS = 4
 _TABLE_ENTRIES = 256
 _LEAST_SLICE = 128  # numbers that use one row of a table while it is in the cache
@@ -321,9 +322,15 @@ def _load() -> ctypes.CDLL:
             hint="install a C compiler, then ppfl again; or use engine gmp",
         )
     try:
-        return ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(path))
     except OSError as error:
         raise SettingsError("the C code of engine native cannot be loaded") from error
+    interface = getattr(library, "ppfl_interface", None)
+    if interface is None or interface() != _INTERFACE:
+        raise SettingsError(
+            "the C code of engine native is that of another version", hint="install ppfl again"
+        )
+    return library
 
 
 def _rows(numbers: bytes | Bytes, width: int) -> Bytes:

@@ -21,6 +21,7 @@ from ppfl.crypto import (
     create_engine,
     engines,
     generate_key,
+    lanes,
 )
 from ppfl.crypto.gmp import GmpEngine
 from ppfl.crypto.keys import ordinary_key
@@ -259,6 +260,17 @@ def test_native_is_refused_where_it_cannot_run(
     monkeypatch.setattr("ppfl.crypto.lanes._load", broken)
     with pytest.raises(SettingsError, match="this processor is old"):
         create_engine(unsafe_key.public, name=name)
+
+
+def test_c_code_of_another_version_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_INTERFACE", -1)
+    lanes._load.cache_clear()
+    try:
+        choice = choose_engine()
+    finally:
+        lanes._load.cache_clear()
+    assert choice.name == "gmp"
+    assert "that of another version" in choice.reason
 
 
 @needs_kernel

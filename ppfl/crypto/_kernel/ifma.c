@@ -8,3 +8,6 @@
 int ppfl_ifma_supported(void) { return 0; }
 
 #endif
+
+/* To be raised, here and in lanes.py, whenever what Python passes changes. */
+int ppfl_interface(void) { return 2; }
