@@ -357,6 +357,7 @@ class _Processor:
     """A library that finds itself on a processor with some instruction sets."""
 
     def __init__(self, *has: str) -> None:
+        self.ppfl_interface = lambda: lanes._INTERFACE
         for instructions in (IFMA, AVX2):
             setattr(
                 self, f"ppfl_{instructions.name}_supported", lambda i=instructions: i.name in has
