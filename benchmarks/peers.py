@@ -12,7 +12,7 @@ import importlib
 import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -153,12 +153,29 @@ class TensealCkks(System[list[Any]]):
         return dict.fromkeys(self._start, _CKKS_ERROR)
 
 
-class PairwiseMasks(System[NDArray[np.uint32]]):
+class _Sum(System[NDArray[Any]]):
+    """An update is an array of numbers, and a total their sum, which the coordinator can read."""
+
+    dtype: ClassVar[type[np.generic]]
+
+    def add(self, total: NDArray[Any] | None, wire: bytes, *, site: int) -> NDArray[Any]:
+        """The sum; of integers modulo 2^32."""
+        summand = np.frombuffer(wire, self.dtype)
+        return summand if total is None else total + summand
+
+    def close(self, total: NDArray[Any]) -> bytes:
+        """The sum."""
+        return total.tobytes()
+
+
+class PairwiseMasks(_Sum):
     """Updates as integers modulo 2^32, under masks that cancel in the sum [BIK17, §4].
 
     Each pair of sites agrees on a key; both stretch it to the same mask, which one of them adds
     and the other subtracts.
     """
+
+    dtype = np.uint32
 
     def __init__(self, workload: Workload) -> None:
         self._start = workload.start
@@ -181,17 +198,6 @@ class PairwiseMasks(System[NDArray[np.uint32]]):
                 masked = masked + mask if site > peer else masked - mask
         return masked.tobytes()
 
-    def add(
-        self, total: NDArray[np.uint32] | None, wire: bytes, *, site: int
-    ) -> NDArray[np.uint32]:
-        """The sum modulo 2^32."""
-        summand = np.frombuffer(wire, np.uint32)
-        return summand if total is None else total + summand
-
-    def close(self, total: NDArray[np.uint32]) -> bytes:
-        """The sum, which the coordinator can read."""
-        return total.tobytes()
-
     def open(self, wire: bytes) -> dict[str, NDArray[np.float32]]:
         """The sum as floats, divided; no key is needed."""
         sums = np.frombuffer(wire, np.uint32).astype(np.int64)
@@ -203,8 +209,10 @@ class PairwiseMasks(System[NDArray[np.uint32]]):
         return dict.fromkeys(self._start, 2 * _CLIPPING / _STEPS * 1.01)
 
 
-class InTheClear(System[NDArray[np.float32]]):
+class InTheClear(_Sum):
     """Plain federated averaging."""
+
+    dtype = np.float32
 
     def __init__(self, workload: Workload) -> None:
         self._start = workload.start
@@ -212,17 +220,6 @@ class InTheClear(System[NDArray[np.float32]]):
     def seal(self, parameters: Parameters, *, site: int) -> bytes:
         """The parameters themselves."""
         return flatten(parameters).tobytes()
-
-    def add(
-        self, total: NDArray[np.float32] | None, wire: bytes, *, site: int
-    ) -> NDArray[np.float32]:
-        """The sum."""
-        summand = np.frombuffer(wire, np.float32)
-        return summand if total is None else total + summand
-
-    def close(self, total: NDArray[np.float32]) -> bytes:
-        """The sum."""
-        return total.tobytes()
 
     def open(self, wire: bytes) -> dict[str, NDArray[np.float32]]:
         """The sum, divided."""

@@ -46,11 +46,10 @@ class GmpEngine(Engine):
         """(1 + N)^m·ρ mod N^(s+1)."""
         self._pair(plaintexts, randomizers, left_width=self.plaintext_bytes)
         N, width = mpz(self.public.N), self.ciphertext_bytes
-        series = power_series(self.public.N, s=self.s)
         below, modulus = mpz(self.plaintext_modulus), mpz(self.ciphertext_modulus)
         return join_numbers(
             [
-                (1 + N * evaluate(series, m, below)) * rho % modulus
+                (1 + N * evaluate(self._series, m, below)) * rho % modulus
                 for m, rho in zip(
                     self._read_plaintexts(plaintexts),
                     split_numbers(randomizers, width),
@@ -85,6 +84,10 @@ class GmpEngine(Engine):
                 for prime in self._primes
             ]
         return join_numbers(self._combine(*residues, exponent=self.s), self.plaintext_bytes)
+
+    @cached_property
+    def _series(self) -> list[mpz]:
+        return power_series(self.public.N, s=self.s)
 
     @cached_property
     def _table(self) -> _FixedBaseTable:

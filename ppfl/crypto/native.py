@@ -17,7 +17,7 @@ from ppfl.crypto.engine import Engine
 from ppfl.crypto.gmp import GmpEngine
 from ppfl.crypto.keys import PrivateKey, PublicKey
 from ppfl.crypto.lanes import AVX2, InstructionSet, Lanes, Table
-from ppfl.crypto.series import opening_series, power_series
+from ppfl.crypto.series import opening_series
 
 
 class NativeEngine(GmpEngine):
@@ -41,7 +41,6 @@ class NativeEngine(GmpEngine):
         self._modulo_N = self._lanes(public.N, bits=public.bits, s=s)
         self._plaintexts = self._lanes(below, bits=below.bit_length())
         self._ciphertexts = self._lanes(above, bits=(s + 1) * public.bits)
-        self._series = power_series(public.N, s=s)
 
     def randomizers(self, exponents: Sequence[int]) -> bytes:
         """h_N^r by fixed-base tables, modulo P^(s+1) and Q^(s+1) where the primes are known."""

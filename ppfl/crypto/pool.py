@@ -16,7 +16,6 @@ from ppfl.crypto.engine import Engine
 
 _CHUNK = 1024  # enough for all threads of engine native, and 20 ms of work
 _NICER = 10  # than the thread that trains, which takes nine tenths of the cores they share
-
 _NICEST = 19
 
 
@@ -39,8 +38,8 @@ class RandomizerPool:
     def filling(self, count: int) -> Iterator[threading.Event]:
         """Make up to ``count`` randomizers, in a thread of low priority, until the block ends.
 
-        The event is set when none is left to be made.
-        More than ``count`` never wait, which bounds the memory: 12 MB for a MobileNetV2 update.
+        The event is set when none is left to be made. More than ``count`` never wait, which bounds
+        the memory: the bytes of the update that they are for.
         An engine that holds the interpreter's lock makes none: it would stop the training that it
         should hide behind.
         """

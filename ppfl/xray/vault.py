@@ -1,8 +1,8 @@
 """A folder of vault files: sealed as X-rays arrive, in any number of runs.
 
 The folder tells how many X-rays it holds, and how large each is; names are random. Which X-ray
-lies in which file is written in a ledger that stays with the X-rays themselves: a line with the
-name before a file is written, so that a run that was killed leaves nothing undone, doubled or lost.
+lies in which file is written in a ledger that stays with the X-rays themselves, before a file gets
+its place, so that a run that was killed leaves nothing undone, doubled or lost.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from ppfl.xray.pictures import Picture, read_pixels
 from ppfl.xray.vault_file import SUFFIX, VaultImage, open_image, read_header, seal_image
 
 _PART = ".part"
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +92,7 @@ def open_folder(
     Raises:
         VaultError: the folder holds no vault file.
     """
-    paths = vault_files(folder)
-
-    def work(path: Path) -> VaultImage | Failure:
-        try:
-            return open_image(path.read_bytes(), engine)
-        except PpflError as error:
-            return Failure(path, str(error))
-        except OSError as error:
-            return Failure(path, error.strerror or "cannot be read")
-
-    for done, pair in enumerate(_in_order(paths, work), start=1):
-        yield pair
-        if progress:
-            progress(done)
+    yield from _look_at_all(folder, lambda data: open_image(data, engine), progress)
 
 
 def check_folder(
@@ -115,21 +104,11 @@ def check_folder(
         VaultError: the folder holds no vault file.
     """
 
-    def work(path: Path) -> Failure | None:
-        try:
-            data = path.read_bytes()
-            count = read_header(data, engine)
-            engine.check(data[-count * engine.ciphertext_bytes :])
-        except PpflError as error:
-            return Failure(path, str(error))
-        except OSError as error:
-            return Failure(path, error.strerror or "cannot be read")
-        return None
+    def look(data: bytes) -> None:
+        count = read_header(data, engine)
+        engine.check(data[-count * engine.ciphertext_bytes :])
 
-    for done, pair in enumerate(_in_order(vault_files(folder), work), start=1):
-        yield pair
-        if progress:
-            progress(done)
+    yield from _look_at_all(folder, look, progress)
 
 
 def is_vault(folder: Path) -> bool:
@@ -149,6 +128,22 @@ def vault_files(folder: Path) -> list[Path]:
     return paths
 
 
+def _look_at_all(
+    folder: Path, look: Callable[[bytes], R], progress: Callable[[int], None] | None
+) -> Iterator[tuple[Path, R | Failure]]:
+    """What each vault file of a folder tells, or why it tells nothing."""
+
+    def work(path: Path) -> R | Failure:
+        try:
+            return look(path.read_bytes())
+        except PpflError as error:
+            return Failure(path, str(error))
+        except OSError as error:
+            return Failure(path, error.strerror or "cannot be read")
+
+    yield from _in_order(vault_files(folder), work, progress)
+
+
 def _seal_all(
     sources: Sequence[VaultSource],
     out: Path,
@@ -164,13 +159,11 @@ def _seal_all(
         except PpflError as error:
             return Failure(source.path, str(error))
 
-    for done, (_, result) in enumerate(_in_order(sources, work), start=1):
+    for _, result in _in_order(sources, work, progress):
         if isinstance(result, Failure):
             failures.append(result)
         else:
             sealed, already = sealed + result, already + (not result)
-        if progress:
-            progress(done)
     return SealReport(sealed, already, tuple(failures))
 
 
@@ -253,12 +246,17 @@ def _locked(ledger: Path) -> Iterator[_Ledger]:
         yield _Ledger(file)
 
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def _in_order(items: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+def _in_order(
+    items: Sequence[T], work: Callable[[T], R], progress: Callable[[int], None] | None
+) -> Iterator[tuple[T, R]]:
     """Each item with its result, on all cores, never many results ahead of whoever takes them."""
+    for done, pair in enumerate(_results(items, work), start=1):
+        yield pair
+        if progress:
+            progress(done)
+
+
+def _results(items: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
     cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(cores) as pool:
         ahead: deque[tuple[T, Future[R]]] = deque()

@@ -118,9 +118,10 @@ def read_fingerprint(path: Path) -> str:
             start = file.read(_HEADER.size)
     except OSError as error:
         raise VaultError(f"{path}: {error.strerror}") from None
-    if len(start) < _HEADER.size or not start.startswith(_MAGIC):
-        raise VaultError(f"{path}: not a vault file")
-    return bytes(_HEADER.unpack(start)[2]).hex()
+    try:
+        return _unpack_header(start)[1]
+    except VaultError as error:
+        raise VaultError(f"{path}: {error}") from None
 
 
 def read_header(data: bytes, engine: Engine) -> int:
@@ -132,23 +133,28 @@ def read_header(data: bytes, engine: Engine) -> int:
         VaultError: the file is no vault file of this version, or not as long as it says.
         KeyMismatchError: it is sealed under another key.
     """
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise VaultError("not a vault file")
-    _, version, fingerprint, count = _HEADER.unpack_from(data)
+    version, fingerprint, count = _unpack_header(data)
     if version != _VERSION:
         raise VaultError(
             f"a vault file of version {version}, this program reads {_VERSION}",
             hint="open it with the ppfl that made it, or a later one",
         )
-    if fingerprint.hex() != engine.public.fingerprint:
+    if fingerprint != engine.public.fingerprint:
         raise KeyMismatchError(
-            f"sealed under key {fingerprint.hex()[:16]}…, this key is "
-            f"{engine.public.fingerprint[:16]}…"
+            f"sealed under key {fingerprint[:16]}…, this key is {engine.public.fingerprint[:16]}…"
         )
     size = _HEADER.size + count * engine.ciphertext_bytes
     if count < 1 or len(data) != size:
         raise VaultError(f"a vault file of {len(data)} bytes, {size} needed")
-    return int(count)
+    return count
+
+
+def _unpack_header(data: bytes) -> tuple[int, str, int]:
+    """Version, the key's fingerprint, and how many ciphertexts there are said to be."""
+    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
+        raise VaultError("not a vault file")
+    _, version, fingerprint, count = _HEADER.unpack_from(data)
+    return version, fingerprint.hex(), count
 
 
 def _plaintext_step(engine: Engine) -> int:

@@ -12,22 +12,10 @@ from phe import paillier
 from ppfl.crypto import Engine, EngineName, PrivateKey, create_engine
 from ppfl.crypto.keys import ordinary_key
 from ppfl.errors import InvalidKeyError, MalformedMessageError, SettingsError
+from tests.crypto.numbers import foreign as _foreign
+from tests.crypto.numbers import vector as _vector
 
 every_s = pytest.mark.parametrize("s", [1, 2, 3])
-
-
-def _vector(numbers: list[int], width: int) -> bytes:
-    return b"".join(number.to_bytes(width, "little") for number in numbers)
-
-
-def _foreign(engine: Engine, plaintexts: list[int]) -> bytes:
-    """Ciphertexts whose randomness is no power of h, straight from the paper."""
-    N, s, modulus = engine.public.N, engine.s, engine.ciphertext_modulus
-    numbers = [
-        pow(1 + N, m, modulus) * pow(secrets.randbelow(N - 1) + 1, N**s, modulus) % modulus
-        for m in plaintexts
-    ]
-    return _vector(numbers, engine.ciphertext_bytes)
 
 
 def _edges(engine: Engine) -> list[int]:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from phe import paillier
 
 from ppfl.crypto import (
-    Engine,
     EngineChoice,
     EngineName,
     PrivateKey,
@@ -28,6 +27,8 @@ from ppfl.crypto.keys import ordinary_key
 from ppfl.crypto.lanes import AVX2, IFMA, InstructionSet, find_obstacle
 from ppfl.crypto.native import Avx2Engine, NativeEngine
 from ppfl.errors import InvalidKeyError, MalformedMessageError, SettingsError
+from tests.crypto.numbers import foreign as _foreign
+from tests.crypto.numbers import vector as _vector
 
 needs_kernel = pytest.mark.skipif(bool(find_obstacle()), reason=find_obstacle())
 every_s = pytest.mark.parametrize("s", [1, 2, 3])
@@ -42,20 +43,6 @@ def native_name(request: pytest.FixtureRequest) -> NativeName:
     if obstacle:
         pytest.skip(obstacle)
     return name
-
-
-def _vector(numbers: list[int], width: int) -> bytes:
-    return b"".join([number.to_bytes(width, "little") for number in numbers])
-
-
-def _foreign(engine: Engine, plaintexts: list[int]) -> bytes:
-    """Ciphertexts whose randomness is no power of h, straight from the paper."""
-    N, s, modulus = engine.public.N, engine.s, engine.ciphertext_modulus
-    numbers = [
-        pow(1 + N, m, modulus) * pow(secrets.randbelow(N - 1) + 1, N**s, modulus) % modulus
-        for m in plaintexts
-    ]
-    return _vector(numbers, engine.ciphertext_bytes)
 
 
 def _agree(

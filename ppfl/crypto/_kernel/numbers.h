@@ -79,25 +79,22 @@ INLINE void copy(lane *to, const lane *from, int count) {
     for (int j = 0; j < count; j++) to[j] = from[j];
 }
 
-/* out = x with every digit below B; what the last digit carries is lost. */
-INLINE void carry(lane *out, const lane *x, int count) {
+/* out = x with every digit below B; returns what the last digit carries. */
+INLINE lane carry_digits(lane *out, const lane *x, int count, int with_signs) {
     lane over = zero();
     for (int j = 0; j < count; j++) {
         const lane digit = plus(x[j], over);
         out[j] = digit_of(digit);
-        over = above(digit);
+        over = with_signs ? above_signed(digit) : above(digit);
     }
+    return over;
 }
+
+INLINE void carry(lane *out, const lane *x, int count) { carry_digits(out, x, count, 0); }
 
 /* The same for digits of which some are negative; returns the lanes where x is. */
 INLINE lanes_set carry_signed(lane *out, const lane *x, int count) {
-    lane over = zero();
-    for (int j = 0; j < count; j++) {
-        const lane digit = plus(x[j], over);
-        out[j] = digit_of(digit);
-        over = above_signed(digit);
-    }
-    return negative(over);
+    return negative(carry_digits(out, x, count, 1));
 }
 
 /* out = (t + m·n)/R, which is t/R mod n, below t/R + n; m < R is kept in f->m. */
