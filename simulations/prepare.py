@@ -10,7 +10,13 @@ from typing import Any
 
 import tomli_w
 
-from ppfl.crypto import generate_key, write_private_key, write_public_key
+from ppfl.crypto import (
+    PrivateKey,
+    create_engine,
+    generate_key,
+    write_private_key,
+    write_public_key,
+)
 from ppfl.errors import DataError, RunError, SettingsError
 from ppfl.learning.files import save_model
 from ppfl.learning.models import (
@@ -23,6 +29,7 @@ from ppfl.learning.sources import read_records, write_manifest
 from ppfl.learning.splits import partition_records
 from ppfl.settings import SiteFile, Study, check_settings
 from ppfl.xray import Scanner, write_phantoms
+from ppfl.xray.vault import VaultSource, seal_folder
 from simulations.scenario import Scenario, read_scenario
 
 _WEIGHT_FILES = (".npz", ".safetensors", ".pth", ".pt")
@@ -68,6 +75,8 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
         place = folder / "sites" / name
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         (place / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+        if data.vault:
+            deal[name] = _seal(place, place / deal[name], study, key)
         if key is not None:
             passphrase = secrets.token_urlsafe(24)
             write_private_key(place / "private.key", key, passphrase=passphrase)
@@ -89,6 +98,19 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
     # last, because a folder with a study is a run that can be resumed
     (folder / "study.toml").write_text(study.to_toml(), encoding="utf-8")
     return study
+
+
+def _seal(place: Path, data: Path, study: Study, key: PrivateKey | None) -> Path:
+    """Where in a hospital's folder its X-rays lie, after they were encrypted."""
+    if key is None:
+        raise SettingsError("a vault needs a key: custody unsafe_plaintext has none")
+    engine = create_engine(key.public, threads=1)  # each X-ray on a core of its own
+    records = read_records(data, classes=study.classes)
+    sources = [VaultSource(record.path, record.label, record.group) for record in records]
+    report = seal_folder(sources, place / "vault", engine, ledger=place / "vault.jsonl")
+    if report.failures:
+        raise DataError(report.failures[0].reason)
+    return Path("vault")
 
 
 def _check_room_for(data: str, phantoms: Sequence[Any]) -> None:

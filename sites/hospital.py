@@ -231,6 +231,7 @@ class Hospital:
             self.study.classes,
             self.study.images.size,
             normalisation,
+            self.study.images.cipher,
         )
         kept.write(self.site.work / "model.safetensors", study=self.study.fingerprint())
         digest = parameters_sha256(self._totals.shared(model))

@@ -21,6 +21,7 @@ from ppfl.learning.splits import Split, split_by_group
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.pictures import shrink
 from ppfl.xray.vault import Failure, is_vault, open_folder, vault_files
+from sites.cipher_images import to_cipher_images
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -35,12 +36,15 @@ class XRays:
         self._site, self._study = site, study
 
     def images(self, split: SplitName) -> ImageSet:
-        """The split's images, (n, size, size).
+        """The split's images, (n, size, size), or cipher images (n, size, size, 3).
 
         Raises:
             DataError: there is no image to train on, or the data cannot be used.
             KeyMaterialError: the data is a vault, and the site's key does not open it.
         """
+        return to_cipher_images(self._plain(split), self._site, self._study)
+
+    def _plain(self, split: SplitName) -> ImageSet:
         records: tuple[ImageRecord, ...] = getattr(self._split, split)
         if split == "train" and not records:
             raise DataError(f"{self._site.data}: no image to train on")

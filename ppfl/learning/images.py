@@ -23,7 +23,10 @@ _CACHE_VERSION = 1  # to be raised when the same file would give other pixels
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """Images (n, size, size) in [0, 255] and their labels (n,), indices into the classes."""
+    """Images (n, size, size) in [0, 255] and their labels (n,), indices into the classes.
+
+    Cipher images have three channels: (n, size, size, 3).
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -55,13 +58,13 @@ def load_images(
         )
     labels = np.array([index[record.label] for record in records], dtype=np.int64)
     kept = _cache_file(cache, records, size=size) if cache and records else None
-    images = _read_cache(kept, shape=(len(records), size, size)) if kept else None
+    images = read_array(kept, shape=(len(records), size, size)) if kept else None
     if images is not None and progress:
         progress(len(records))
     if images is None:
         images = _decode_all([record.path for record in records], size=size, progress=progress)
         if kept:
-            _write_cache(kept, images)
+            write_array(kept, images)
     return ImageSet(images, labels)
 
 
@@ -104,8 +107,8 @@ def _cache_file(cache: Path, records: Sequence[ImageRecord], *, size: int) -> Pa
     return cache / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
 
 
-def _read_cache(kept: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The cached pixels, or nothing if there are none or the file is damaged."""
+def read_array(kept: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The array that ``write_array`` kept, or None if there is none or the file is damaged."""
     try:
         # Copy on write: torch wants arrays it may write to, and the file must not change.
         images = np.load(kept, mmap_mode="c", allow_pickle=False)
@@ -114,7 +117,12 @@ def _read_cache(kept: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8] | No
     return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
-def _write_cache(kept: Path, images: NDArray[np.uint8]) -> None:
+def write_array(kept: Path, images: NDArray[np.uint8]) -> None:
+    """Keep an array in a cache, for its owner's eyes only.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=kept.parent, suffix=".tmp")

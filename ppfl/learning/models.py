@@ -181,11 +181,18 @@ def parameters_sha256(parameters: Mapping[str, NDArray[np.float32]]) -> str:
     return digest.hexdigest()
 
 
+def as_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Pixels (n, 1, h, w) in [0, 1] of grey images (n, h, w), or (n, 3, h, w) of (n, h, w, 3)."""
+    pixels = torch.tensor(images)
+    pixels = pixels.unsqueeze(1) if images.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return pixels.float().div_(255)
+
+
 def network_input(pixels: Tensor, normalisation: tuple[float, float]) -> Tensor:
-    """Normalised images (n, 3, h, w) in channels-last order from grey ones (n, 1, h, w).
+    """Normalised images (n, 3, h, w) in channels-last order from those of ``as_tensor``.
 
     ``pixels`` lie in [0, 1], as do the mean and the standard deviation of ``normalisation``.
     """
     mean, deviation = normalisation
-    grey = (pixels - mean) / deviation
-    return grey.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    normalised = (pixels - mean) / deviation
+    return normalised.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -35,6 +35,23 @@ class ImageOptions(Section):
         description="mean and standard deviation of a pixel in [0, 1]; `federation` computes both "
         "over all sites under encryption",
     )
+    cipher: Literal[
+        "none",
+        "unsafe_fixed_randomness",
+        "unsafe_low_byte",
+        "unsafe_no_randomness",
+        "fresh_randomness",
+    ] = Field(
+        "none",
+        description="what the network sees in place of a pixel, to measure what it costs and leaks "
+        "(docs/reproduction.md): bytes of its ciphertext under one secret ρ, the last byte of it, "
+        "its ciphertext with ρ = 1, or with a fresh ρ for each pixel, from which nothing is learnt",
+    )
+    cipher_secret: Literal["federation", "site"] = Field(
+        "federation",
+        description="the secret that ρ is drawn from: one for all sites, derived from the "
+        "private key, or each site's own",
+    )
     validation: float = Field(0.1, ge=0, lt=1, description="share of groups held back per round")
     test: float = Field(0.2, ge=0, lt=1, description="share of groups held back for the end")
 
@@ -151,6 +168,8 @@ class Study(Section):
                 f"{len(self.federation.sites)} sites need more headroom_bits: "
                 f"{self.headroom_bits} allow {2**self.headroom_bits}"
             )
+        if self.images.cipher != "none" and self.encryption.custody == "unsafe_plaintext":
+            raise ValueError("cipher images need a key: custody unsafe_plaintext has none")
         return self
 
     @property
