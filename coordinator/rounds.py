@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ from ppfl.federation.journal import (
     StudyStarted,
 )
 from ppfl.learning.files import load_model
+from ppfl.learning.models import shared_names
 from ppfl.settings import Study
 from sites.messages import read_answer, write_request
 from sites.requests import Answer, Refusal, Request
@@ -62,7 +62,8 @@ class Coordinator:
     Raises:
         SettingsError: the study cannot be read.
         KeyMaterialError: the public key cannot be used.
-        ModelError: the starting parameters cannot be read.
+        ModelError: the starting parameters cannot be read, or are not those of a network with the
+            study's local layers.
     """
 
     def __init__(self, grid: Grid, folder: Path, *, connect_s: float = 120.0) -> None:
@@ -73,10 +74,11 @@ class Coordinator:
         encrypted = self.study.encryption.custody != "unsafe_plaintext"
         self._public = read_public_key(folder / "public.key") if encrypted else None
         self._suite = create_suite(self.study, self._public)
-        self._start, metadata = load_model(folder / "start.safetensors")
-        shared = json.loads(metadata["shared"])
-        shapes = {name: shape for name, shape in shapes_of(self._start).items() if name in shared}
-        self._updates = update_plan(self.study, shapes)
+        self._start, _ = load_model(folder / "start.safetensors")
+        shared = shared_names(self._start, self.study.model)
+        self._updates = update_plan(
+            self.study, shapes_of({name: self._start[name] for name in shared})
+        )
         self._released = Released(self.journal)
         self._sites: dict[int, str] = {}  # by Flower's node id
         self._enrolment = self._aggregation(enrolment_plan(self.study))
@@ -150,21 +152,23 @@ class Coordinator:
         """Enroll every node that is not enrolled yet: all of them first, a late one later."""
         new = [node for node in self._grid.get_node_ids() if node not in self._sites]
         if new:
-            for answered in self._ask("query.enroll", new, self._request(0), 0):
+            content = self._request(0, start=self._start)
+            bytes_down = sum(array.nbytes for array in self._start.values())
+            for answered in self._ask("query.enroll", new, content, 0):
                 if self._accept(self._enrolment, answered, 0):
                     self._sites[answered.node] = answered.site
-                    event = SiteEnrolled(site=answered.site, bytes_up=len(answered.answer.sealed))
-                    self.journal.write(event)
+                    bytes_up = len(answered.answer.sealed)
+                    self.journal.write(
+                        SiteEnrolled(site=answered.site, bytes_up=bytes_up, bytes_down=bytes_down)
+                    )
         self._enrolled = self._enrolment.total().to_bytes()
 
     def _round(self, number: int) -> None:
         started = time.monotonic()
         sites = tuple(self._sites.values())
         self.journal.write(RoundStarted(round=number, sites=sites))
-        start = self._start if number == 1 else {}
-        content = self._request(number, enrolled=self._enrolled, total=self._total, start=start)
+        content = self._request(number, enrolled=self._enrolled, total=self._total)
         bytes_down = len(self._enrolled) + len(self._total)
-        bytes_down += sum(array.nbytes for array in start.values())
         aggregation = self._aggregation(self._updates)
         for answered in self._ask(MessageType.TRAIN, list(self._sites), content, number):
             began = time.monotonic()

@@ -24,6 +24,7 @@ from ppfl.learning.models import (
     get_parameters,
     load_pretrained,
     parameters_sha256,
+    shared_names,
 )
 from ppfl.learning.sources import read_records, write_manifest
 from ppfl.learning.splits import partition_records
@@ -47,7 +48,7 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
         RunError: the folder holds a run already.
         SettingsError: the scenario's study breaks a rule.
         DataError: the X-rays are missing or do not go round.
-        ModelError: the starting weights cannot be had.
+        ModelError: the starting weights cannot be had, or a local layer is none of the network's.
     """
     if (folder / "study.toml").exists():
         raise RunError(
@@ -128,9 +129,9 @@ def _write_start(study: Study, data: str, weights: str, folder: Path) -> str:
     if options.start == "imagenet":
         source = Path(weights) if weights else _weights_beside(data, options.architecture)
         load_pretrained(model, source, architecture=options.architecture)
-    parameters = get_parameters(model, batch_norm="average")
-    shared = list(get_parameters(model, batch_norm=options.batch_norm))
-    save_model(folder / "start.safetensors", parameters, metadata={"shared": json.dumps(shared)})
+    parameters = get_parameters(model)
+    shared_names(parameters, options)  # a study that no site could run ends here
+    save_model(folder / "start.safetensors", parameters, metadata={})
     return parameters_sha256(parameters)
 
 

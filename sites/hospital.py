@@ -55,9 +55,10 @@ class Hospital:
         """The site's sealed counts and pixel sums, after comparing studies.
 
         Raises:
-            PpflError: the study, the key or the data cannot be used.
+            PpflError: the study, its start, the key or the data cannot be used.
         """
         self._agree(request)
+        self._totals.keep_start(request)
         with self._phase.enter("enroll", request.round_number):
             data = self._xrays.images("train")
             integers = {
@@ -101,7 +102,6 @@ class Hospital:
                     progress=step,
                     deadline_s=self.study.federation.deadline_s,
                 )
-                self._totals.keep_local(model)
         with self._phase.enter("seal", number):
             sealed = plan.seal(
                 suite,
@@ -112,6 +112,7 @@ class Hospital:
                 weight=len(data.labels) / int(enrolled.integers["images"]),
             )
             wire = sealed.vector.to_bytes()
+            self._totals.keep_local(model, request)  # not before: a failed round leaves no trace
         answer = Answer(
             sealed=wire,
             released=released,

@@ -20,7 +20,7 @@ class Request:
     """What the coordinator asks of a site.
 
     ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet; ``start`` holds
-    the public starting parameters, in the first round only.
+    the public starting parameters, at enrolment only.
     """
 
     study: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,15 @@ from ppfl.errors import MalformedMessageError
 from ppfl.federation import Opened, VectorPlan
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
-from ppfl.learning.models import build_model, get_parameters, parameters_sha256, set_parameters
+from ppfl.learning.models import (
+    build_model,
+    get_parameters,
+    parameters_sha256,
+    set_parameters,
+    shared_names,
+)
 from ppfl.settings import SiteFile, Study
+from sites.local_layers import LocalLayers
 from sites.requests import Parameters, Released, ReleasedSplit, Request
 from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
 
@@ -30,6 +36,8 @@ class Totals:
 
     def __init__(self, site: SiteFile, study: Study) -> None:
         self._site, self._study = site, study
+        self._start_file = site.work / "start.safetensors"
+        self._local_layers = LocalLayers(site.work, study=study.fingerprint())
 
     @cached_property
     def suite(self) -> Suite:
@@ -53,26 +61,33 @@ class Totals:
         """
         return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
 
+    def keep_start(self, request: Request) -> None:
+        """Keep the starting parameters, which come once, for whenever the site needs them.
+
+        Raises:
+            MalformedMessageError: they are not those whose digest the study names.
+            ModelError: the network cannot be built, or has no such layers as the study keeps
+                local.
+        """
+        self._check_start(request.start)
+        shared_names(get_parameters(self._build()), self._study.model)
+        save_model(self._start_file, request.start, metadata={})
+
     def model(self, request: Request) -> tuple[nn.Module, Released]:
-        """The global model of the round before, and the metrics that came with it."""
-        options = self._study.model
-        model = build_model(
-            options.architecture, classes=len(self._study.classes), seed=self._study.seed
-        )
-        if request.round_number == 1:
-            if parameters_sha256(request.start) != options.start_sha256:
-                raise MalformedMessageError(
-                    "the starting parameters are not those whose digest the study names"
-                )
-            set_parameters(model, request.start)
-            self.keep_local(model)
+        """The model of the round before, and the metrics that came with it.
+
+        It is the average of all sites, and this site's own local layers. A site that has trained
+        none yet begins with those of the start.
+        """
+        model, number = self._build(), request.round_number
+        if number == 1:
+            set_parameters(model, self._start())
             return model, {}
-        opened = self._open(
-            self.update_plan(model), request.total, round_number=request.round_number - 1
-        )
-        if self._local_file.exists():
-            set_parameters(model, load_model(self._local_file)[0])
-        set_parameters(model, opened.parameters)
+        opened = self._open(self.update_plan(model), request.total, round_number=number - 1)
+        parameters = get_parameters(model)
+        if len(opened.parameters) < len(parameters):  # the study has local layers
+            parameters |= self._local_layers.before(number, run=request.run) or self._start()
+        set_parameters(model, parameters | opened.parameters)
         return model, self._release("validation", opened.integers)
 
     def closing(self, request: Request) -> Released:
@@ -93,21 +108,42 @@ class Totals:
 
     def shared(self, model: nn.Module) -> Parameters:
         """The parameters that the study averages."""
-        return get_parameters(model, batch_norm=self._study.model.batch_norm)
+        parameters = get_parameters(model)
+        return {name: parameters[name] for name in shared_names(parameters, self._study.model)}
 
-    def keep_local(self, model: nn.Module) -> None:
-        """Keep all parameters for the next round, if some of them are never sent."""
-        if self._study.model.batch_norm == "local":
-            parameters = get_parameters(model, batch_norm="average")
-            save_model(self._local_file, parameters, metadata={})
+    def keep_local(self, model: nn.Module, request: Request) -> None:
+        """Keep the parameters that are never sent, if there are any, for the next round.
+
+        Raises:
+            NotFiniteError: one of them is NaN or infinite.
+            ModelError: they cannot be written.
+        """
+        parameters = get_parameters(model)
+        for name in shared_names(parameters, self._study.model):
+            del parameters[name]
+        if parameters:
+            self._local_layers.keep(parameters, round_number=request.round_number, run=request.run)
 
     def update_plan(self, model: nn.Module) -> VectorPlan:
         """What lies in an update of this model."""
         return update_plan(self._study, shapes_of(self.shared(model)))
 
-    @property
-    def _local_file(self) -> Path:
-        return self._site.work / "local.safetensors"
+    def _build(self) -> nn.Module:
+        options = self._study.model
+        return build_model(
+            options.architecture, classes=len(self._study.classes), seed=self._study.seed
+        )
+
+    def _start(self) -> Parameters:
+        parameters, _ = load_model(self._start_file)
+        self._check_start(parameters)
+        return parameters
+
+    def _check_start(self, parameters: Parameters) -> None:
+        if parameters_sha256(parameters) != self._study.model.start_sha256:
+            raise MalformedMessageError(
+                "the starting parameters are not those whose digest the study names"
+            )
 
     def _open(self, plan: VectorPlan, wire: bytes, *, round_number: int) -> Opened:
         vector = self.suite.read(wire, values=plan.values)

@@ -51,6 +51,7 @@ class SiteEnrolled(Event):
     event: Literal["site_enrolled"] = "site_enrolled"
     site: str
     bytes_up: int
+    bytes_down: int = Field(0, description="of the starting parameters")
 
 
 class RoundStarted(Event):

@@ -40,7 +40,7 @@ class StudyModel:
         Raises:
             ModelError: the file cannot be written.
         """
-        parameters = get_parameters(self.network, batch_norm="average")
+        parameters = get_parameters(self.network)
         save_model(
             path,
             parameters,

@@ -77,6 +77,11 @@ class ModelOptions(Section):
         description="`average`: weights, biases and running statistics are averaged like all "
         "else; `local`: none of them ever leaves the site (FedBN)",
     )
+    local_layers: tuple[str, ...] = Field(
+        (),
+        description="layers that each site trains for itself and that never leave it, by name: "
+        "`features.0` is the stem of MobileNetV2, `classifier` its last layer",
+    )
 
 
 class TrainingOptions(Section):
