@@ -12,7 +12,6 @@ import tomli_w
 
 from ppfl.crypto import (
     PrivateKey,
-    create_engine,
     generate_key,
     write_private_key,
     write_public_key,
@@ -31,6 +30,7 @@ from ppfl.learning.splits import partition_records
 from ppfl.settings import SiteFile, Study, check_settings
 from ppfl.xray import Scanner, write_phantoms
 from ppfl.xray.vault import VaultSource, seal_folder
+from ppfl.xray.vault_file import VaultKey
 from simulations.scenario import Scenario, read_scenario
 
 _WEIGHT_FILES = (".npz", ".safetensors", ".pth", ".pt")
@@ -105,10 +105,11 @@ def _seal(place: Path, data: Path, study: Study, key: PrivateKey | None) -> Path
     """Where in a hospital's folder its X-rays lie, after they were encrypted."""
     if key is None:
         raise SettingsError("a vault needs a key: custody unsafe_plaintext has none")
-    engine = create_engine(key.public, threads=1)  # each X-ray on a core of its own
     records = read_records(data, classes=study.classes)
     sources = [VaultSource(record.path, record.label, record.group) for record in records]
-    report = seal_folder(sources, place / "vault", engine, ledger=place / "vault.jsonl")
+    report = seal_folder(
+        sources, place / "vault", VaultKey(key.public), ledger=place / "vault.jsonl"
+    )
     if report.failures:
         raise DataError(report.failures[0].reason)
     return Path("vault")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ppfl.crypto import Engine, create_engine, read_private_key
 from ppfl.errors import DataError, SettingsError
-from ppfl.learning.images import ImageSet, read_array, write_array
+from ppfl.learning.images import ImageSet, read_arrays, write_arrays
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.cipher_images import CodeBook, encrypt_pixels
 
@@ -52,11 +52,11 @@ def _code_book(site: SiteFile, kind: str, whose: str) -> CodeBook:
 def _fresh(images: NDArray[np.uint8], site: SiteFile) -> NDArray[np.uint8]:
     digest = hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
     kept = site.work / "cache" / f"cipher-{digest}.npy"
-    found = read_array(kept, shape=(*images.shape, 3))
-    if found is None:
-        found = encrypt_pixels(images, _engine(site)[0])
-        write_array(kept, found)
-    return found
+    if found := read_arrays(kept, (*images.shape, 3)):
+        return found[0]
+    made = encrypt_pixels(images, _engine(site)[0])
+    write_arrays(kept, made)
+    return made
 
 
 def _engine(site: SiteFile) -> tuple[Engine, bytes]:
