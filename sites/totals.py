@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppfl.codec import Suite
-from ppfl.crypto import read_private_key
-from ppfl.errors import MalformedMessageError
+from ppfl.crypto import PrivateKey, read_private_key
+from ppfl.errors import MalformedMessageError, StaleRoundError
 from ppfl.federation import Opened, VectorPlan
+from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.models import build_model, get_parameters, parameters_sha256, set_parameters
 from ppfl.settings import SiteFile, Study
+from sites.mean_xrays import means_to_release
 from sites.requests import Parameters, Released, ReleasedSplit, Request
 from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
 
@@ -39,11 +42,16 @@ class Totals:
             KeyMaterialError: the key cannot be read, or is not the study's.
             SettingsError: there is no key, or no passphrase.
         """
-        site = self._site
-        if site.key is None:
-            return create_suite(self._study, None)
-        key = read_private_key(site.key, passphrase=site.passphrase())
-        return create_suite(self._study, key.public, key, engine=site.engine, threads=site.threads)
+        return self._create_suite(self._key)
+
+    @cached_property
+    def public_suite(self) -> Suite:
+        """The same without the private key: it seals and adds, but opens nothing.
+
+        Raises:
+            PpflError: as for ``suite``.
+        """
+        return self._create_suite(None)
 
     def enrolment(self, request: Request) -> Opened:
         """The counts of all enrolled sites together.
@@ -52,6 +60,27 @@ class Totals:
             PpflError: it is no sum that the study allows to be opened; so for all below.
         """
         return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
+
+    def mean_xrays(self, request: Request) -> dict[str, str]:
+        """The federation's mean X-rays by class, as an answer carries them.
+
+        Raises:
+            StaleRoundError: this site has opened another sum of X-rays in this study before.
+                Two sums, one with a site and one without, would show that site's X-rays alone.
+        """
+        sums = XRaySums(self._study, self.suite)
+        total = sums.suite.read(request.total, values=sums.values)
+        # by study, because a hospital's folder may see more than one
+        opened = self._site.work / f"xrays-{self._study.fingerprint()[:16]}.sha256"
+        digest = hashlib.sha256(request.total).hexdigest()
+        if opened.exists() and opened.read_text(encoding="ascii") != digest:
+            raise StaleRoundError(
+                f"another sum of X-rays was opened before; {opened.name} can be removed once all "
+                "sites have agreed to a second one"
+            )
+        classes = sums.open(total)
+        opened.write_text(digest, encoding="ascii")
+        return means_to_release(self._study, classes)
 
     def model(self, request: Request) -> tuple[nn.Module, Released]:
         """The global model of the round before, and the metrics that came with it."""
@@ -104,6 +133,17 @@ class Totals:
     def update_plan(self, model: nn.Module) -> VectorPlan:
         """What lies in an update of this model."""
         return update_plan(self._study, shapes_of(self.shared(model)))
+
+    @cached_property
+    def _key(self) -> PrivateKey | None:
+        site = self._site
+        if site.key is None:
+            return None
+        return read_private_key(site.key, passphrase=site.passphrase())
+
+    def _create_suite(self, private: PrivateKey | None) -> Suite:
+        site, public = self._site, self._key.public if self._key else None
+        return create_suite(self._study, public, private, engine=site.engine, threads=site.threads)
 
     @property
     def _local_file(self) -> Path:

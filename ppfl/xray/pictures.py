@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ def read_grey(path: Path, *, size: int | None = None) -> GreyImage:
 def shrink(pixels: NDArray[np.uint16], *, bits: int, size: int | None = None) -> Image.Image:
     """The 8-bit picture that `read_grey` makes of a file with these pixels."""
     return _Grey(pixels, bits, "").shrink(size)
+
+
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of (height, width) 8-bit grey."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
