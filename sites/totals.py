@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppfl.codec import Suite
-from ppfl.crypto import read_private_key
-from ppfl.errors import MalformedMessageError
+from ppfl.crypto import PrivateKey, read_private_key
+from ppfl.errors import MalformedMessageError, StaleRoundError
 from ppfl.federation import Opened, VectorPlan
+from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.models import (
@@ -25,6 +27,7 @@ from ppfl.learning.models import (
 )
 from ppfl.settings import SiteFile, Study
 from sites.local_layers import LocalLayers
+from sites.mean_xrays import means_to_release
 from sites.requests import Parameters, Released, ReleasedSplit, Request
 from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
 
@@ -47,11 +50,16 @@ class Totals:
             KeyMaterialError: the key cannot be read, or is not the study's.
             SettingsError: there is no key, or no passphrase.
         """
-        site = self._site
-        if site.key is None:
-            return create_suite(self._study, None)
-        key = read_private_key(site.key, passphrase=site.passphrase())
-        return create_suite(self._study, key.public, key, engine=site.engine, threads=site.threads)
+        return self._create_suite(self._key)
+
+    @cached_property
+    def public_suite(self) -> Suite:
+        """The same without the private key: it seals and adds, but opens nothing.
+
+        Raises:
+            PpflError: as for ``suite``.
+        """
+        return self._create_suite(None)
 
     def enrolment(self, request: Request) -> Opened:
         """The counts of all enrolled sites together.
@@ -72,6 +80,27 @@ class Totals:
         self._check_start(request.start)
         shared_names(get_parameters(self._build()), self._study.model)
         save_model(self._start_file, request.start, metadata={})
+
+    def mean_xrays(self, request: Request) -> dict[str, str]:
+        """The federation's mean X-rays by class, as an answer carries them.
+
+        Raises:
+            StaleRoundError: this site has opened another sum of X-rays in this study before.
+                Two sums, one with a site and one without, would show that site's X-rays alone.
+        """
+        sums = XRaySums(self._study, self.suite)
+        total = sums.suite.read(request.total, values=sums.values)
+        # by study, because a hospital's folder may see more than one
+        opened = self._site.work / f"xrays-{self._study.fingerprint()[:16]}.sha256"
+        digest = hashlib.sha256(request.total).hexdigest()
+        if opened.exists() and opened.read_text(encoding="ascii") != digest:
+            raise StaleRoundError(
+                f"another sum of X-rays was opened before; {opened.name} can be removed once all "
+                "sites have agreed to a second one"
+            )
+        classes = sums.open(total)
+        opened.write_text(digest, encoding="ascii")
+        return means_to_release(self._study, classes)
 
     def model(self, request: Request) -> tuple[nn.Module, Released]:
         """The model of the round before, and the metrics that came with it.
@@ -144,6 +173,17 @@ class Totals:
             raise MalformedMessageError(
                 "the starting parameters are not those whose digest the study names"
             )
+
+    @cached_property
+    def _key(self) -> PrivateKey | None:
+        site = self._site
+        if site.key is None:
+            return None
+        return read_private_key(site.key, passphrase=site.passphrase())
+
+    def _create_suite(self, private: PrivateKey | None) -> Suite:
+        site, public = self._site, self._key.public if self._key else None
+        return create_suite(self._study, public, private, engine=site.engine, threads=site.threads)
 
     def _open(self, plan: VectorPlan, wire: bytes, *, round_number: int) -> Opened:
         vector = self.suite.read(wire, values=plan.values)

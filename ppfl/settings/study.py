@@ -20,6 +20,9 @@ Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 """A SHA-256 digest in lower-case hexadecimal, or empty where it is not yet known."""
 
 
+_FEWEST_IN_A_MEAN = 5  # X-rays; in the mean of two or three, each can still be made out
+
+
 class Section(BaseModel):
     """One table of a settings file: immutable, and nothing in it goes unread."""
 
@@ -139,6 +142,14 @@ class FederationOptions(Section):
     release_floor: int = Field(
         20, ge=0, description="sites release no metric computed from fewer images than these"
     )
+    mean_xray_size: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="side of the federation's mean X-ray of each class, in pixels, and at most the "
+        "input's; a site adds to it where it trains on `release_floor` images of the class, if "
+        "`minimum_sites` sites do; 0: none is made",
+    )
 
     @model_validator(mode="after")
     def _sites_are_distinct_and_enough(self) -> Self:
@@ -147,6 +158,11 @@ class FederationOptions(Section):
         if self.minimum_sites > len(self.sites):
             raise ValueError(
                 f"minimum_sites is {self.minimum_sites}, but only {len(self.sites)} are named"
+            )
+        if self.mean_xray_size and self.release_floor < _FEWEST_IN_A_MEAN:
+            raise ValueError(
+                f"mean_xray_size needs a release_floor of at least {_FEWEST_IN_A_MEAN}: "
+                "the mean of few X-rays shows them"
             )
         return self
 
@@ -181,6 +197,11 @@ class Study(Section):
     def headroom_bits(self) -> int:
         """Spare bits of a slot, so that the values of all named sites add up within it."""
         return self.encryption.headroom_bits or (len(self.federation.sites) - 1).bit_length()
+
+    @property
+    def mean_xray_size(self) -> int:
+        """Side of the mean X-rays in pixels, 0 if none is made; no pixel is made up for them."""
+        return min(self.federation.mean_xray_size, self.images.size)
 
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal over the study's canonical JSON; equal studies, equal digests."""

@@ -79,6 +79,13 @@ def shrink(pixels: NDArray[np.uint16], *, bits: int, size: int | None = None) ->
     return _Grey(pixels, bits, "").shrink(size)
 
 
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of (height, width) 8-bit grey."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grey:
     """Integers (height, width) in [0, 2**bits), and whether 0 is white."""
