@@ -68,7 +68,7 @@ def write_site_kits(
     print_result(result, as_json=as_json)
 
 
-def renew(folder: _Folder, days: _Days = 825, as_json: AsJson = False) -> None:
+def renew_server(folder: _Folder, days: _Days = 825, as_json: AsJson = False) -> None:
     """Issue the coordinator's certificate anew; the sites need nothing new.
 
     Example: ppfl coordinator renew coordinator

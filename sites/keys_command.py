@@ -17,7 +17,7 @@ from ppfl.federation.ceremony import hold_ceremony
 from sites.printing import AsJson, print_result
 
 
-def create(
+def create_keys(
     sites: Annotated[str, typer.Option(help="the sites' cards, with commas")],
     out: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
     custody: Annotated[str, typer.Option(help="who can open sums: shared")] = "shared",
@@ -43,7 +43,7 @@ def create(
     print_result(result, as_json=as_json)
 
 
-def show(
+def show_key(
     file: Annotated[Path, typer.Argument(help="a key, a sealed key or a card")],
     as_json: AsJson = False,
 ) -> None:
