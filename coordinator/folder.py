@@ -36,8 +36,9 @@ from ppfl.errors import (
     SettingsError,
     StudyMismatchError,
 )
+from ppfl.federation.cards import Card
 from ppfl.federation.ceremony import Ceremony
-from ppfl.federation.kit import Kit
+from ppfl.federation.kit import Kit, require_encryption
 from ppfl.learning.files import load_model
 from ppfl.learning.models import parameters_sha256
 from ppfl.settings import CoordinatorFile, Study, check_settings
@@ -54,12 +55,7 @@ def create_folder(folder: Path, study: Study, *, host: str, port: int, days: int
         SettingsError: the host or port is none, or the study is not encrypted.
         KeyFileError: the folder is not empty.
     """
-    if study.encryption.custody == "unsafe_plaintext":
-        raise SettingsError(
-            f"study {study.name}: custody unsafe_plaintext encrypts nothing, and hospitals would "
-            "send their parameters in the clear",
-            hint="compare with it in a simulation only; between hospitals use custody shared",
-        )
+    require_encryption(study)
     settings = check_settings({"host": host, "port": port}, CoordinatorFile, where="coordinator")
     authority = create_authority(days=_AUTHORITY_DAYS)
     server = issue_server(authority, host=host, days=days)
@@ -100,6 +96,7 @@ def write_kits(folder: Path, ceremony: Ceremony, *, weights: Path | None) -> Kit
     """
     settings = CoordinatorFile.read(folder / COORDINATOR_FILE)
     draft = Study.read(settings.study)
+    require_encryption(draft)
     _check_sites(draft, ceremony)
     _check_key(draft, settings, ceremony)
     authority = check_server(
@@ -186,6 +183,22 @@ def prepare_run(settings: CoordinatorFile) -> Path:
         shutil.copyfile(source, part)
         os.replace(part, settings.run / name)
     return settings.run
+
+
+def node_keys(settings: CoordinatorFile) -> dict[str, str]:
+    """The lines of OpenSSH by which Flower knows the sites, by their names, from their cards.
+
+    Raises:
+        KeyFileError: a site of the study has no card here, or a damaged one.
+        KeyMismatchError: a card is another site's.
+    """
+    found = {}
+    for site in Study.read(settings.study).federation.sites:
+        card = Card.read(settings.cards / f"{site}.card")
+        if card.site != site:
+            raise KeyMismatchError(f"{settings.cards / site}.card: is the card of {card.site}")
+        found[site] = card.node_key
+    return found
 
 
 def _check_sites(draft: Study, ceremony: Ceremony) -> None:

@@ -6,19 +6,28 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from ppfl.crypto import PrivateKey, PublicKey, read_private_key, write_private_key
 from ppfl.crypto.certificates import certificate_fingerprint, check_authority
 from ppfl.crypto.keyfiles import parse_public_key
 from ppfl.crypto.sealing import SealedKey
 from ppfl.crypto.textfile import replace_text, write_key_text
-from ppfl.errors import DataError, KeyMismatchError, KitError, StudyMismatchError
+from ppfl.errors import (
+    CertificateError,
+    DataError,
+    KeyMismatchError,
+    KitError,
+    StudyMismatchError,
+)
 from ppfl.federation.cards import Card
-from ppfl.federation.kit import Kit
+from ppfl.federation.kit import Kit, require_encryption
 from ppfl.settings import Connection, SiteFile, Study, read_passphrase, read_settings
 from sites.approval import code_sha256
 from sites.identity import read_identity
 
-_SITE_FILE, _PASSPHRASE, _PRIVATE_KEY = "site.toml", "passphrase", "private.key"
+_SITE_FILE, _AUTHORITY, _PASSPHRASE = "site.toml", "ca.crt", "passphrase"
+_PRIVATE_KEY = "private.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +52,16 @@ def join(kit_file: Path, folder: Path, *, data: Path, passphrase_file: Path | No
 
     The folder holds the identity that ``create_identity`` made. Without a passphrase file one is
     made in it, mode 0600. The same kit may be joined with again, after an interruption, to name
-    another data folder, or to approve an update of ppfl; nothing is overwritten but `site.toml`.
+    another data folder, or to approve an update of ppfl; keys are never overwritten.
 
     Raises:
         KitError: the kit is damaged, for another site, or for another card of this site.
-        KeyMaterialError: the identity, the private key or the certificate cannot be used, or the
-            kit's key is not the study's or not the one that this site has.
+        KeyMaterialError: the identity, the private key or the certificate cannot be used, the
+            kit's key is not the study's or not the one that this site has, or the authority is not
+            the one that this site trusts already.
         StudyMismatchError: the site has joined another study already.
-        SettingsError: the study in the kit, or the passphrase, cannot be used.
+        SettingsError: the study in the kit encrypts nothing or cannot be used, or the passphrase
+            cannot.
         DataError: there is no such data.
     """
     kit = Kit.read(kit_file)
@@ -59,13 +70,15 @@ def join(kit_file: Path, folder: Path, *, data: Path, passphrase_file: Path | No
     authority = check_authority(kit.ca_certificate, where=f"{kit_file}: its CA certificate")
     if not data.exists():
         raise DataError(f"{data}: no such folder or table of X-rays")
-    before = _joined_before(folder / _SITE_FILE, study)
+    trusted = authority.public_bytes(Encoding.PEM).decode()
+    before = _joined_before(folder, study, trusted)
+    key = sealed.open(opener)
     secret = _passphrase_file(passphrase_file, before, folder)
-    _keep_key(sealed.open(opener), folder / _PRIVATE_KEY, folder / secret)
+    _keep_key(key, folder / _PRIVATE_KEY, folder / secret)
     pinned = {"data": data.resolve(), "passphrase_file": secret, "approved_code": code_sha256()}
     site = _site_file(kit, study, before).model_copy(update=pinned)
     texts = {
-        "ca.crt": kit.ca_certificate,
+        _AUTHORITY: trusted,
         "public.key": kit.public_key,
         "study.toml": kit.study,
         _SITE_FILE: site.to_toml(),  # last: a folder with a site file has joined
@@ -101,6 +114,7 @@ def _check_kit(kit: Kit, kit_file: Path, card: Card) -> tuple[SealedKey, PublicK
         )
     public = parse_public_key(kit.public_key, where=f"{kit_file}: its public key")
     study = Study.parse(kit.study, where=f"{kit_file}: its study")
+    require_encryption(study)
     if kit.site not in study.federation.sites:
         raise KitError(f"{kit_file}: its study has no site {kit.site}")
     wanted = study.encryption.key_fingerprint
@@ -113,8 +127,9 @@ def _check_kit(kit: Kit, kit_file: Path, card: Card) -> tuple[SealedKey, PublicK
     return sealed, public, study
 
 
-def _joined_before(path: Path, study: Study) -> SiteFile | None:
-    """The site file of an earlier join, its paths as they stand there."""
+def _joined_before(folder: Path, study: Study, authority: str) -> SiteFile | None:
+    """The site file of an earlier join with the same study and authority; paths as they stand."""
+    path = folder / _SITE_FILE
     if not path.exists():
         return None
     before = read_settings(path, SiteFile)
@@ -123,6 +138,12 @@ def _joined_before(path: Path, study: Study) -> SiteFile | None:
             f"{path}: approves study {before.approved_study[:16]}…, this kit is of study "
             f"{study.name}, {study.fingerprint()[:16]}…",
             hint=f"if the hospital agrees to the new one, move {path} away, then join",
+        )
+    if not _holds(folder / _AUTHORITY, authority):
+        raise CertificateError(
+            f"{folder / _AUTHORITY}: is not the authority in this kit",
+            hint="someone may stand in for the coordinator: ask it by telephone; if it has a new "
+            f"authority, move {path} away, then join",
         )
     return before
 

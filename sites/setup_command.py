@@ -51,6 +51,11 @@ def join_federation(
     result = {
         "site": joined.site,
         "study": joined.study.name,
+        "classes": list(joined.study.classes),
+        "sites": list(joined.study.federation.sites),
+        "minimum_sites": joined.study.federation.minimum_sites,
+        "release_floor": joined.study.federation.release_floor,
+        "rounds": joined.study.training.rounds,
         "study_fingerprint": joined.study.fingerprint(),
         "key_fingerprint": joined.key,
         "ca_fingerprint": joined.authority,

@@ -122,8 +122,7 @@ def check_server(certificate: Path, key: Path, *, authority: Path, host: str) ->
     private = _load_key(read_key_text(key), where=str(key))
     if private.public_key() != server.public_key():
         raise CertificateError(f"{key}: is not the key of {certificate}")
-    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    if _general_name(host) not in names:
+    if _general_name(host) not in _names_in(server):
         raise CertificateError(
             f"{certificate}: was not issued for {host}", hint="ppfl coordinator renew"
         )
@@ -136,10 +135,14 @@ def certificate_fingerprint(certificate: x509.Certificate) -> str:
 
 
 def _load(text: str, *, where: str) -> x509.Certificate:
+    """The one certificate in a text: who trusts a second one has compared another fingerprint."""
     try:
-        return x509.load_pem_x509_certificate(text.encode())
+        certificates = x509.load_pem_x509_certificates(text.encode())
     except ValueError:
         raise CertificateError(f"{where}: holds no certificate, or is damaged") from None
+    if len(certificates) != 1:
+        raise CertificateError(f"{where}: holds {len(certificates)} certificates instead of one")
+    return certificates[0]
 
 
 def _load_key(text: str, *, where: str) -> ec.EllipticCurvePrivateKey:
@@ -148,7 +151,7 @@ def _load_key(text: str, *, where: str) -> ec.EllipticCurvePrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CertificateError(f"{where}: holds no private key for TLS, or is damaged")
+        raise CertificateError(f"{where}: holds no private key of a curve, or is damaged")
     return key
 
 
@@ -173,6 +176,14 @@ def _now() -> datetime:
 
 def _date(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _names_in(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    try:
+        kind = x509.SubjectAlternativeName
+        return list(certificate.extensions.get_extension_for_class(kind).value)
+    except x509.ExtensionNotFound:
+        return []
 
 
 def _general_name(host: str) -> x509.GeneralName:

@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import Field
 
 from ppfl.errors import KitError, SettingsError
-from ppfl.settings import Name, Section, Sha256, read_settings
+from ppfl.settings import Name, Section, Sha256, Study, read_settings
 
 
 class Kit(Section):
@@ -59,3 +59,17 @@ class Kit(Section):
         table = self.model_dump(mode="json", exclude={"sha256"})
         canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def require_encryption(study: Study) -> None:
+    """Check that a study between hospitals encrypts.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    if study.encryption.custody == "unsafe_plaintext":
+        raise SettingsError(
+            f"study {study.name}: custody unsafe_plaintext encrypts nothing, and hospitals would "
+            "send their parameters in the clear",
+            hint="compare with it in a simulation only; between hospitals use custody shared",
+        )

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from coordinator.folder import create_folder, prepare_run, renew_certificate, write_kits
+from coordinator.folder import (
+    create_folder,
+    node_keys,
+    prepare_run,
+    renew_certificate,
+    write_kits,
+)
 from coordinator.rounds import Coordinator
 from ppfl.crypto import certificates, generate_key
 from ppfl.crypto.certificates import check_server
@@ -113,6 +119,10 @@ def _changed_study(deployed: Deployed) -> None:
     _edit(deployed.coordinator / "study.toml", "rounds = 10", "rounds = 11")
 
 
+def _in_the_clear(deployed: Deployed) -> None:
+    _edit(deployed.coordinator / "study.toml", '"shared"', '"unsafe_plaintext"')
+
+
 def _other_start(deployed: Deployed) -> None:
     path = deployed.coordinator / "study.toml"
     digest = Study.read(path).model.start_sha256
@@ -130,6 +140,7 @@ def _other_host(deployed: Deployed) -> None:
         (_other_key_for_a_fresh_draft, KeyMismatchError, r"public\.key: has key .* already"),
         (_other_sites, SettingsError, "without a card: beta; not in the study: delta"),
         (_changed_study, KitError, "is another kit, perhaps handed out already"),
+        (_in_the_clear, SettingsError, "unsafe_plaintext encrypts nothing"),
         (_other_start, ModelError, "the study names 0000"),
         (_other_host, CertificateError, r"was not issued for ppfl\.example\.org"),
     ],
@@ -177,6 +188,19 @@ def test_a_run_s_folder_is_what_the_round_loop_reads(deployed: Deployed) -> None
     _edit(settings.study, "rounds = 10", "rounds = 11")
     with pytest.raises(StudyMismatchError, match="holds a run of another study"):
         prepare_run(settings)
+
+
+def test_the_sites_are_known_by_their_cards(deployed: Deployed) -> None:
+    settings = _settings(deployed)
+    assert node_keys(settings) == {
+        site: (deployed.site(site) / "supernode.pub").read_text().strip() for site in SITES
+    }
+    shutil.copyfile(settings.cards / "alpha.card", settings.cards / "beta.card")
+    with pytest.raises(KeyMismatchError, match=r"beta\.card: is the card of alpha"):
+        node_keys(settings)
+    (settings.cards / "beta.card").unlink()
+    with pytest.raises(KeyFileError, match=r"beta\.card: no such key file"):
+        node_keys(settings)
 
 
 def test_a_run_needs_the_study_s_key(deployed: Deployed) -> None:

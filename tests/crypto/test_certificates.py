@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ppfl.crypto import certificates as module
 from ppfl.crypto.certificates import (
@@ -122,6 +124,21 @@ def test_damaged_files_are_named(files: _Files) -> None:
         files.check()
     with pytest.raises(CertificateError, match="the authority's key"):
         issue_server(Issued(files.issuer.certificate, "x"), host="localhost", days=1)
+
+
+def test_certificates_without_the_needed_extensions_are_refused(files: _Files) -> None:
+    key = load_pem_private_key(files.issuer.key.encode(), None)
+    server = load_pem_private_key(files.key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert isinstance(server, ec.EllipticCurvePrivateKey)
+    name = module._name("ppfl federation")
+    bare = module._builder(name, name, server.public_key(), days=1)
+    text = module._issue(bare, server, signer=key).certificate
+    with pytest.raises(CertificateError, match="not the certificate of an authority"):
+        check_authority(text, where="ca.crt")
+    files.certificate.write_text(text)
+    with pytest.raises(CertificateError, match="was not issued for"):
+        files.check()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 
 from ppfl.crypto import PrivateKey, certificates, generate_key, read_private_key, write_private_key
+from ppfl.crypto.sealing import SealedKey
 from ppfl.errors import (
     ApprovalError,
     CertificateError,
@@ -79,7 +81,7 @@ def test_joining_twice_changes_nothing_and_keeps_what_the_hospital_chose(
 ) -> None:
     first = deployed.join("alpha")
     text = first.site_file.read_text().replace("threads = 0", "threads = 3")
-    first.site_file.write_text(text.replace("9501", "9601"))
+    first.site_file.write_text(text.replace("node_port = 9501", "node_port = 9601"))
     before = {path: path.read_bytes() for path in deployed.site("alpha").iterdir()}
     second = deployed.join("alpha")
     assert (first.changed, second.changed) == (True, False)
@@ -154,6 +156,30 @@ def _other_study(deployed: Deployed) -> Path:
     return _altered(deployed, study=study.to_toml())
 
 
+def _study_in_the_clear(deployed: Deployed) -> Path:
+    text = Kit.read(deployed.kit("alpha")).study.replace('"shared"', '"unsafe_plaintext"')
+    return _altered(deployed, study=text)
+
+
+def _second_authority(deployed: Deployed) -> Path:
+    own = Kit.read(deployed.kit("alpha")).ca_certificate
+    other = certificates.create_authority(days=30).certificate
+    return _altered(deployed, ca_certificate=own + other)
+
+
+def _spoilt_sealed_key(deployed: Deployed) -> Path:
+    text = Kit.read(deployed.kit("alpha")).sealed_key
+    sealed = SealedKey.parse(text, where="")
+    spoilt = replace(sealed, sealed=sealed.sealed[:-1] + bytes([sealed.sealed[-1] ^ 1]))
+    return _altered(deployed, sealed_key=spoilt.to_text())
+
+
+def _other_authority(deployed: Deployed) -> Path:
+    deployed.join("alpha")
+    other = certificates.create_authority(days=30).certificate
+    return _altered(deployed, ca_certificate=other, host="10.6.6.6")
+
+
 def _study_without_alpha(deployed: Deployed) -> Path:
     text = Kit.read(deployed.kit("alpha")).study.replace("alpha", "delta")
     return _altered(deployed, study=text)
@@ -176,6 +202,10 @@ def _other_private_key(deployed: Deployed) -> Path:
         (_other_key, KeyMismatchError, "its study names key .*, its public key is"),
         (_other_sealed_key, KeyMismatchError, "its study names key .*, its sealed key is"),
         (_other_study, StudyMismatchError, "this kit is of study tiny"),
+        (_study_in_the_clear, SettingsError, "unsafe_plaintext encrypts nothing"),
+        (_second_authority, CertificateError, "CA certificate: holds 2 certificates"),
+        (_spoilt_sealed_key, KeyMismatchError, "its key does not open"),
+        (_other_authority, CertificateError, "is not the authority in this kit"),
         (_study_without_alpha, KitError, "its study has no site alpha"),
         (_other_private_key, KeyMismatchError, "is another key than the one in the kit"),
         (lambda d: _altered(d, ca_certificate="x"), CertificateError, "CA certificate: holds no"),
