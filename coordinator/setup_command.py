@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from coordinator.folder import create_folder, renew_certificate, write_kits
+from ppfl.errors import SettingsError
 from ppfl.federation.ceremony import Ceremony
 from ppfl.settings import Study, check_settings
 from simulations.scenario import read_scenario
@@ -23,7 +24,9 @@ def init_coordinator(
     sites: Annotated[str, typer.Option(help="the sites' names, with commas")],
     port: Annotated[int, typer.Option(help="the one port that the sites reach")] = 9443,
     study: Annotated[Path | None, typer.Option(help="a study file to start from")] = None,
-    scenario: Annotated[str, typer.Option(help="else the study of a scenario")] = "covid",
+    scenario: Annotated[
+        str | None, typer.Option(help="or the study of a scenario; without either: covid")
+    ] = None,
     days: _Days = 825,
     as_json: AsJson = False,
 ) -> None:
@@ -77,10 +80,12 @@ def renew_server(folder: _Folder, days: _Days = 825, as_json: AsJson = False) ->
     print_result({"certificate_days": days}, as_json=as_json)
 
 
-def _table(study: Path | None, scenario: str) -> dict[str, Any]:
-    if study is not None:
-        return Study.read(study).model_dump(mode="json")
-    return read_scenario(scenario).study
+def _table(study: Path | None, scenario: str | None) -> dict[str, Any]:
+    if study is None:
+        return read_scenario(scenario or "covid").study
+    if scenario is not None:
+        raise SettingsError("either --study or --scenario can be given, not both")
+    return Study.read(study).model_dump(mode="json")
 
 
 def _draft(table: dict[str, Any], sites: list[str]) -> Study:

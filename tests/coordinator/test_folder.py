@@ -230,5 +230,7 @@ def test_a_draft_starts_from_a_scenario_or_from_a_study(tmp_path: Path) -> None:
     (tmp_path / "old.toml").write_text(final.to_toml())
     again = _init(tmp_path / "b", "--sites", "alpha,beta", "--study", str(tmp_path / "old.toml"))
     assert again == study
+    with pytest.raises(SettingsError, match="not both"):
+        _init(tmp_path / "c", "--sites", "a,b", "--study", "old.toml", "--scenario", "covid")
     with pytest.raises(SettingsError, match="two sites have one name"):
         _init(tmp_path / "c", "--sites", "alpha,alpha")
