@@ -62,8 +62,9 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
     draft = check_settings(table, Study, where="study")
     _check_room_for(data.data, data.phantoms)
     folder.mkdir(parents=True, exist_ok=True)
-    table.setdefault("model", {})["start_sha256"] = _write_start(
-        draft, data.data, data.weights, folder
+    weights = Path(data.weights) if data.weights else _weights_beside(data.data, draft)
+    table.setdefault("model", {})["start_sha256"] = write_start(
+        draft, folder / "start.safetensors", weights=weights
     )
     key = None
     if draft.encryption.custody != "unsafe_plaintext":
@@ -124,22 +125,29 @@ def _check_room_for(data: str, phantoms: Sequence[Any]) -> None:
         raise DataError(f"{data}: no such folder")
 
 
-def _write_start(study: Study, data: str, weights: str, folder: Path) -> str:
+def write_start(study: Study, path: Path, *, weights: Path | None) -> str:
+    """The digest of a study's starting parameters, after they were written to ``path``.
+
+    ``weights`` is a file of pretrained weights; without one, they come from torchvision's site.
+
+    Raises:
+        ModelError: the model cannot be built or written, or the weights cannot be had.
+    """
     options = study.model
     model = build_model(options.architecture, classes=len(study.classes), seed=study.seed)
     if options.start == "imagenet":
-        source = Path(weights) if weights else _weights_beside(data, options.architecture)
-        load_pretrained(model, source, architecture=options.architecture)
+        load_pretrained(model, weights, architecture=options.architecture)
     parameters = get_parameters(model)
     shared_names(parameters, options)  # a study that no site could run ends here
-    save_model(folder / "start.safetensors", parameters, metadata={})
+    save_model(path, parameters, metadata={})
     return parameters_sha256(parameters)
 
 
-def _weights_beside(data: str, architecture: str) -> Path | None:
+def _weights_beside(data: str, study: Study) -> Path | None:
     """A file of ImageNet weights in a folder ``weights`` beside the X-rays, if there is one."""
     folder = Path(data).resolve().parent / "weights"
-    found = sorted(path for path in folder.glob(f"{architecture}*") if path.suffix in _WEIGHT_FILES)
+    named = folder.glob(f"{study.model.architecture}*")
+    found = sorted(path for path in named if path.suffix in _WEIGHT_FILES)
     return found[0] if found else None
 
 

@@ -21,6 +21,7 @@ from ppfl.learning.models import parameters_sha256
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
+from sites.approval import check_approval
 from sites.mean_xrays import classes_held, xrays_to_add
 from sites.phase import Phase
 from sites.requests import Answer, Request
@@ -36,11 +37,13 @@ class Hospital:
         site: the hospital's own settings; all paths come from there.
 
     Raises:
-        SettingsError: the site's copy of the study cannot be read, or does not name this site.
+        SettingsError: the site's copy of the study cannot be read, does not name this site, or is
+            not the one that was approved, or the installed code is not.
     """
 
     def __init__(self, site: SiteFile) -> None:
         self.site = site
+        check_approval(site)
         self.study = Study.read(site.study)
         if site.name not in self.study.federation.sites:
             raise StudyMismatchError(f"study {self.study.name} has no site {site.name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ppfl.errors import SettingsError
 
@@ -222,6 +222,26 @@ class Study(Section):
         """
         return read_settings(path, cls)
 
+    @classmethod
+    def parse(cls, text: str, *, where: str) -> Self:
+        """The study in the text of such a file; raises as ``read`` does."""
+        return parse_settings(text, cls, where=where)
+
+
+def check_name(name: str, *, where: str) -> str:
+    """A site's name, if it is safe as a file's; ``where`` begins the message.
+
+    Raises:
+        SettingsError: it holds anything but letters, digits, `_`, `.` and `-`, or is too long.
+    """
+    try:
+        return TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise SettingsError(
+            f"{where}: {name!r} is no name for a site",
+            hint="up to 64 letters, digits, _ . and -, the first a letter or digit",
+        ) from None
+
 
 S = TypeVar("S", bound=Section)
 
@@ -233,12 +253,37 @@ def read_settings(path: Path, kind: type[S]) -> S:
         SettingsError: the file is missing, is no TOML, or breaks a rule.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not a readable TOML file: {error}") from None
-    return check_settings(table, kind, where=str(path))
+    return parse_settings(text, kind, where=str(path))
+
+
+def parse_settings(text: str, kind: type[S], *, where: str) -> S:
+    """The settings in a TOML text, checked against their model; ``where`` begins the message.
+
+    Raises:
+        SettingsError: the text is no TOML, or breaks a rule.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{where}: not a readable TOML file: {error}") from None
+    return check_settings(table, kind, where=where)
+
+
+def absolute_paths(settings: S, base: Path) -> S:
+    """The settings with every path, also in the tables inside, made absolute from ``base``."""
+    changes: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Path):
+            changes[name] = base / value
+        elif isinstance(value, Section):
+            changes[name] = absolute_paths(value, base)
+    return settings.model_copy(update=changes)
 
 
 def check_settings(table: dict[str, Any], kind: type[S], *, where: str) -> S:
