@@ -48,7 +48,7 @@ _Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CodeBook:
+class GuessedCodeBook:
     """What an attacker takes colours to mean.
 
     ``colours`` (k,) uint32 ascend, as `pack_colours` numbers them; ``beliefs`` (k, 256) in [0, 1]
@@ -120,7 +120,7 @@ def score_recovery(truth: NDArray[np.uint8], recovered: NDArray[np.uint8]) -> Re
     )
 
 
-def frequency_attack(cipher: NDArray[np.uint8], public: NDArray[np.uint8]) -> CodeBook:
+def frequency_attack(cipher: NDArray[np.uint8], public: NDArray[np.uint8]) -> GuessedCodeBook:
     """The code book behind cipher images (n, h, w, 3), from them and other people's X-rays.
 
     ``public`` (m, h, w) uint8 are X-rays that the attacker may see, best of another hospital than
@@ -156,7 +156,7 @@ def frequency_attack(cipher: NDArray[np.uint8], public: NDArray[np.uint8]) -> Co
         first = _first_grey(counts[order], np.bincount(public.ravel(), minlength=_LEVELS))
         beliefs = np.zeros((len(colours), _LEVELS))
         beliefs[order, first + np.arange(len(order))] = 1
-    return CodeBook(colours, beliefs, otherwise)
+    return GuessedCodeBook(colours, beliefs, otherwise)
 
 
 def known_plaintext_attack(
@@ -164,7 +164,7 @@ def known_plaintext_attack(
     *,
     known_cipher: NDArray[np.uint8],
     known_plain: NDArray[np.uint8],
-) -> CodeBook:
+) -> GuessedCodeBook:
     """The code book behind cipher images (n, h, w, 3), from a few (k) whose X-rays are known.
 
     ``known_plain`` (k, h, w) belongs to ``known_cipher`` (k, h, w, 3), all uint8. A colour seen
@@ -196,7 +196,7 @@ def known_plaintext_attack(
     greys = _interpolate(means, sightings, _meetings(symbols, len(colours)))
     unseen = np.flatnonzero(sightings == 0)
     beliefs[unseen, greys[unseen]] = 1
-    return CodeBook(colours, beliefs, otherwise)
+    return GuessedCodeBook(colours, beliefs, otherwise)
 
 
 def quotient_attack(ciphertexts: Sequence[int], modulus: int) -> NDArray[np.uint8]:
@@ -241,8 +241,8 @@ def _pack(cipher: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return colours
 
 
-def _empty_book(otherwise: int) -> CodeBook:
-    return CodeBook(np.empty(0, dtype=np.uint32), np.empty((0, _LEVELS)), otherwise)
+def _empty_book(otherwise: int) -> GuessedCodeBook:
+    return GuessedCodeBook(np.empty(0, dtype=np.uint32), np.empty((0, _LEVELS)), otherwise)
 
 
 def _read_symbols(packed: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], _Ints]:

@@ -9,7 +9,7 @@ from numpy.random import default_rng
 from ppfl.crypto import PrivateKey
 from ppfl.errors import DataError
 from ppfl.xray.attacks import (
-    CodeBook,
+    GuessedCodeBook,
     Recovery,
     frequency_attack,
     known_plaintext_attack,
@@ -109,7 +109,7 @@ def test_fresh_randomizers_leave_both_attacks_at_chance(channels: int) -> None:
 
 
 def test_a_foreign_colour_is_taken_for_the_median() -> None:
-    book = CodeBook(np.array([5], dtype=np.uint32), np.eye(256)[[9]], otherwise=77)
+    book = GuessedCodeBook(np.array([5], dtype=np.uint32), np.eye(256)[[9]], otherwise=77)
     cipher = np.array([[[[0, 0, 5], [0, 0, 6], [0, 0, 4]]]], dtype=np.uint8)
     assert book.decode(cipher).tolist() == [[[9, 77, 77]]]
 
@@ -118,7 +118,7 @@ def test_a_pixel_between_two_greys_takes_the_neighbours() -> None:
     beliefs = np.zeros((2, 256))
     beliefs[0, [20, 200]] = 0.7, 0.3
     beliefs[1, 205] = 1
-    book = CodeBook(np.array([1, 2], dtype=np.uint32), beliefs, otherwise=0)
+    book = GuessedCodeBook(np.array([1, 2], dtype=np.uint32), beliefs, otherwise=0)
     cipher = np.zeros((1, 5, 5, 3), dtype=np.uint8)
     cipher[..., 2] = 2
     cipher[0, 2, 2, 2] = 1
