@@ -35,7 +35,6 @@ from ppfl.xray.leakage import pack_colours, structural_similarity
 
 _LEVELS = 256
 _CELLS = 16  # a picture is looked at in 16 × 16 places
-_ROUGH = 0.07  # X-rays have 0.01 to 0.05, and 0.1 to 0.2 in the best order of shared colours
 _PLACE_STEPS, _PAIR_STEPS = 60, 150  # more recover hardly more
 _NEGLIGIBLE = 1e-12  # a probability that is dropped: denormal numbers would be slow
 _TINY = np.finfo(np.float32).tiny
@@ -120,7 +119,9 @@ def score_recovery(truth: NDArray[np.uint8], recovered: NDArray[np.uint8]) -> Re
     )
 
 
-def frequency_attack(cipher: NDArray[np.uint8], public: NDArray[np.uint8]) -> GuessedCodeBook:
+def frequency_attack(
+    cipher: NDArray[np.uint8], public: NDArray[np.uint8], *, shared: bool = False
+) -> GuessedCodeBook:
     """The code book behind cipher images (n, h, w, 3), from them and other people's X-rays.
 
     ``public`` (m, h, w) uint8 are X-rays that the attacker may see, best of another hospital than
@@ -129,10 +130,11 @@ def frequency_attack(cipher: NDArray[np.uint8], public: NDArray[np.uint8]) -> Gu
     is dark, and where the order begins if some greys do not occur; an order alone is the whole
     book once they all do, which is the sorting attack of [NKW15].
 
-    A picture that is rough under every order is one whose greys share colours. Beliefs then come
-    from where colours lie and, from there on, from how often they meet, both likened to the
-    public X-rays by expectation maximization [DLR77]. More than 256 colours are no code book:
-    every pixel is then taken for the public median.
+    With ``shared``, greys may share a colour, as where one byte of a ciphertext is kept: how the
+    images are made is no secret, only the key is. Beliefs then come from where colours lie and,
+    from there on, from how often they meet, both likened to the public X-rays by expectation
+    maximization [DLR77]. More than 256 colours are no code book: every pixel is then taken for
+    the public median.
 
     Raises:
         DataError: the arrays are not of these shapes and types, or hold no pixel.
@@ -147,12 +149,12 @@ def frequency_attack(cipher: NDArray[np.uint8], public: NDArray[np.uint8]) -> Gu
     colours, symbols = _read_symbols(packed)
     if len(colours) > _LEVELS:
         return _empty_book(otherwise)
-    counts, meetings = np.bincount(symbols.ravel()), _meetings(symbols, len(colours))
-    brightness = _mean_at(public.mean(axis=0), symbols)
-    order = _seriate(meetings, counts, brightness)
-    if _roughness(order, counts, meetings) > _ROUGH:
+    meetings = _meetings(symbols, len(colours))
+    if shared:
         beliefs = _expect_shared(symbols, meetings, public.astype(np.int64))
     else:
+        counts = np.bincount(symbols.ravel())
+        order = _seriate(meetings, counts, _mean_at(public.mean(axis=0), symbols))
         first = _first_grey(counts[order], np.bincount(public.ravel(), minlength=_LEVELS))
         beliefs = np.zeros((len(colours), _LEVELS))
         beliefs[order, first + np.arange(len(order))] = 1
@@ -290,14 +292,6 @@ def _seriate(meetings: _Ints, counts: _Ints, brightness: _Field) -> _Ints:
     centred = fiedler - np.average(fiedler, weights=counts)
     ascends = (counts * centred * brightness).sum() >= 0
     return np.argsort(fiedler if ascends else -fiedler)
-
-
-def _roughness(order: _Ints, counts: _Ints, meetings: _Ints) -> float:
-    """How far neighbouring pixels lie apart in the histogram, [0, 1]; 1/3 if by chance."""
-    places = np.empty(len(order))
-    places[order] = _midpoints(counts[order])
-    apart = abs(places[:, None] - places)
-    return float((apart * meetings).sum() / max(meetings.sum(), 1))
 
 
 def _midpoints(counts: _Ints) -> _Field:
