@@ -16,6 +16,7 @@ from ppfl.learning.check import check_folder
 from simulations.command import simulate
 from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
+from simulations.reproduction.command import reproduce
 from sites.keys_command import create_keys, show_key
 from sites.setup_command import init_site, join_federation
 from sites.vault_command import vault
@@ -26,6 +27,7 @@ _app.command()(simulate)
 _app.command()(bench)
 _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
+_app.command()(reproduce)
 _app.command()(doctor)
 _app.add_typer(_data, name="data")
 _app.add_typer(vault, name="vault")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,15 +34,17 @@ def to_cipher_images(data: ImageSet, site: SiteFile, study: Study) -> ImageSet:
     kind = study.images.cipher
     if kind == "none":
         return data
+    pixels = data.images & np.uint8(256 - 2 ** (8 - study.images.cipher_bits))
     if kind == "fresh_randomness":
-        return ImageSet(_fresh(data.images, site), data.labels)
-    book = _code_book(site, kind, study.images.cipher_secret)
+        return replace(data, images=_fresh(pixels, site))
+    book = code_book(site, kind, study.images.cipher_secret)
     convert = book.low_byte if kind == "unsafe_low_byte" else book.channels
-    return ImageSet(convert(data.images), data.labels)
+    return replace(data, images=convert(pixels))
 
 
 @lru_cache(maxsize=16)  # a simulation runs several sites in one process
-def _code_book(site: SiteFile, kind: str, whose: str) -> CodeBook:
+def code_book(site: SiteFile, kind: str, whose: str) -> CodeBook:
+    """A site's code book, for the study's ``images.cipher`` and ``images.cipher_secret``."""
     engine, from_key = _engine(site)
     if kind == "unsafe_no_randomness":
         return CodeBook.without_randomness(engine)

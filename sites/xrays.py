@@ -85,7 +85,7 @@ class XRays:
         return _open_vault(self._site, self._study.classes, self._study.images.size, files)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=16)  # a simulation runs several sites in one process
 def _open_vault(
     site: SiteFile, classes: tuple[str, ...], size: int, files: tuple[tuple[Path, int], ...]
 ) -> dict[ImageRecord, NDArray[np.uint8]]:

@@ -1,6 +1,16 @@
-"""Figures and pages made from a run's journal."""
+"""Figures and pages made from a run's journal, and from several runs' results."""
 
 from ppfl.report.page import write_report
+from ppfl.report.reproduction import PAPER, Attack, Figure, RowResult, write_reproduction
 from ppfl.report.summary import Summary, summarise
 
-__all__ = ["Summary", "summarise", "write_report"]
+__all__ = [
+    "PAPER",
+    "Attack",
+    "Figure",
+    "RowResult",
+    "Summary",
+    "summarise",
+    "write_report",
+    "write_reproduction",
+]

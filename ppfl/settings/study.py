@@ -50,6 +50,9 @@ class ImageOptions(Section):
         "(docs/reproduction.md): bytes of its ciphertext under one secret ρ, the last byte of it, "
         "its ciphertext with ρ = 1, or with a fresh ρ for each pixel, from which nothing is learnt",
     )
+    cipher_bits: int = Field(
+        8, ge=1, le=8, description="bits of a pixel that are encrypted; the lower ones are cut off"
+    )
     cipher_secret: Literal["federation", "site"] = Field(
         "federation",
         description="the secret that ρ is drawn from: one for all sites, derived from the "
@@ -191,6 +194,8 @@ class Study(Section):
             )
         if self.images.cipher != "none" and self.encryption.custody == "unsafe_plaintext":
             raise ValueError("cipher images need a key: custody unsafe_plaintext has none")
+        if self.images.cipher != "none" and self.federation.mean_xray_size:
+            raise ValueError("mean X-rays are made of X-rays, not of cipher images")
         return self
 
     @property

@@ -32,10 +32,14 @@ _AT_ONCE = 8192  # ciphertexts in memory at one time
 
 
 class CodeBook:
-    """The 256 ciphertexts that all pixels get under one ρ, in the order of the grey levels."""
+    """The 256 ciphertexts that all pixels get under one ρ, in the order of the grey levels.
 
-    def __init__(self, ciphertexts: Sequence[int]) -> None:
+    ``N`` is the public key's.
+    """
+
+    def __init__(self, ciphertexts: Sequence[int], N: int) -> None:
         self.ciphertexts = tuple(ciphertexts)
+        self.N = N
 
     @classmethod
     def with_fixed_randomness(cls, engine: Engine, secret: bytes) -> Self:
@@ -64,12 +68,8 @@ class CodeBook:
         levels = _plaintexts(np.arange(LEVELS, dtype=np.uint8), engine)
         width = engine.ciphertext_bytes
         sealed = engine.blind(levels, randomizer * LEVELS)
-        return cls(
-            [
-                int.from_bytes(sealed[start : start + width], "little")
-                for start in range(0, len(sealed), width)
-            ]
-        )
+        numbers = (sealed[start : start + width] for start in range(0, len(sealed), width))
+        return cls([int.from_bytes(number, "little") for number in numbers], engine.public.N)
 
     def channels(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Cipher images (n, h, w, 3) of grey ones (n, h, w).

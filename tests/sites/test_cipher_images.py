@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _images(run: Path, name: str, *, data: str = "north", **options: str) -> NDArray[np.uint8]:
+def _images(run: Path, name: str, *, data: str = "north", **options: object) -> NDArray[np.uint8]:
     """North's X-rays as another site's key and secret make them."""
     study = Study.read(run / "study.toml")
     study = study.model_copy(
@@ -60,6 +60,8 @@ def test_equal_pixels_stay_equal_unless_the_randomness_is_fresh(run: Path) -> No
     darkest = plain == plain.min()
     for kind in ("unsafe_fixed_randomness", "unsafe_low_byte", "unsafe_no_randomness"):
         assert len(np.unique(_images(run, "east", cipher=kind)[darkest], axis=0)) == 1
+    coarse = _images(run, "east", cipher="unsafe_fixed_randomness", cipher_bits=3)
+    assert 2 < len(np.unique(coarse.reshape(-1, 3), axis=0)) <= 8
     fresh = _images(run, "east", cipher="fresh_randomness")
     assert len(np.unique(fresh[darkest], axis=0)) > 0.99 * darkest.sum()
     # a second round sees the same ciphertexts: pixels are encrypted once
@@ -75,6 +77,13 @@ def test_cipher_images_need_a_key(run: Path) -> None:
     with pytest.raises(SettingsError, match="unsafe_plaintext has none"):
         prepare(
             tiny_scenario("unsafe_plaintext", images={"cipher": "unsafe_low_byte"}), run / "none"
+        )
+
+    both = {"mean_xray_size": 32, "release_floor": 5}
+    with pytest.raises(SettingsError, match="not of cipher images"):
+        prepare(
+            tiny_scenario("shared", images={"cipher": "unsafe_low_byte"}, federation=both),
+            run / "none",
         )
 
 

@@ -1,0 +1,135 @@
+"""The page of `ppfl reproduce`: the paper's table beside ours, and what each row leaks."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+from pydantic import BaseModel, ConfigDict
+
+from ppfl.errors import RunError
+
+PAPER = {"plain X-rays": 0.942, "encrypted X-rays": 0.933}
+"""Accuracies that [BABK22, §4] reports for MobileNetV2, on four classes of another collection."""
+
+
+class Figure(BaseModel):
+    """A figure and its 95 % confidence interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+    def percent(self, *, signed: bool = False) -> str:
+        """As text, in percent, with the interval in brackets."""
+        sign = "+" if signed else ""
+        value, low, high = (
+            format(100 * x, f"{sign}.1f") for x in (self.value, self.low, self.high)
+        )
+        return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+class Attack(BaseModel):
+    """How well an attack restored X-rays it had not seen: means over several of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    within_8: float
+    correlation: float
+    structural_similarity: float
+
+
+class RowResult(BaseModel):
+    """One row: what was trained on, how well the model did, and what an outsider sees.
+
+    ``chance`` is the accuracy of answers as frequent as the model's that do not depend on the
+    image. ``less_than_plain`` is the plain row's accuracy minus this one's, on the same X-rays.
+    ``leakage`` holds the fields of ``ppfl.xray.leakage.Leakage``; ``attacks`` goes by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    name: str
+    encryption: str
+    size: int
+    rounds: int
+    train_images: int
+    test_images: int
+    accuracy: Figure
+    macro_auroc: float | None
+    chance: float
+    less_than_plain: Figure | None = None
+    leakage: dict[str, float]
+    attacks: dict[str, Attack]
+    minutes: float
+    model_sha256: str
+
+
+def write_reproduction(
+    folder: Path,
+    rows: Sequence[RowResult],
+    pictures: Mapping[str, Mapping[str, bytes]],
+    *,
+    title: str,
+    about: Sequence[str],
+) -> None:
+    """Write ``reproduction.html`` and ``reproduction.csv``.
+
+    Args:
+        folder: where to.
+        rows: the rows in their order.
+        pictures: for each row's key PNG files by their captions, in order.
+        title: the page's heading.
+        about: sentences on the data, the keys and the machine.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ppfl.report", "."), autoescape=True, trim_blocks=True
+    )
+    shown = {
+        key: {caption: base64.b64encode(png).decode() for caption, png in row.items()}
+        for key, row in pictures.items()
+    }
+    attacks = list(dict.fromkeys(name for row in rows for name in row.attacks))
+    page = environment.get_template("reproduction.html.j2").render(
+        title=title, about=about, rows=rows, pictures=shown, attacks=attacks, paper=PAPER
+    )
+    try:
+        (folder / "reproduction.html").write_text(page, encoding="utf-8")
+        (folder / "reproduction.csv").write_text(_csv(rows, attacks), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: {error.strerror}") from None
+
+
+def _csv(rows: Sequence[RowResult], attacks: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    leaks = list(rows[0].leakage) if rows else []
+    writer.writerow(
+        ["row", "images", "size", "rounds", "train_images", "test_images"]
+        + ["accuracy", "accuracy_low", "accuracy_high", "chance", "macro_auroc"]
+        + ["less_than_plain", "less_low", "less_high", *leaks]
+        + [f"{name}: within 8" for name in attacks]
+        + ["minutes", "model_sha256"]
+    )
+    for row in rows:
+        less = row.less_than_plain
+        writer.writerow(
+            [row.key, row.name, row.size, row.rounds, row.train_images, row.test_images]
+            + [row.accuracy.value, row.accuracy.low, row.accuracy.high, row.chance]
+            + ["" if row.macro_auroc is None else row.macro_auroc]
+            + (["", "", ""] if less is None else [less.value, less.low, less.high])
+            + [row.leakage[name] for name in leaks]
+            + [row.attacks[name].within_8 if name in row.attacks else "" for name in attacks]
+            + [row.minutes, row.model_sha256]
+        )
+    return text.getvalue()

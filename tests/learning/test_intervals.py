@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ppfl.errors import DataError
+from ppfl.learning.intervals import accuracy_interval, difference_interval
+
+
+def test_single_images_give_the_binomial_interval() -> None:
+    correct = np.arange(1000) < 900
+    found = accuracy_interval(correct, np.arange(1000).astype(str), seed=1)
+    deviation = 1.96 * (0.9 * 0.1 / 1000) ** 0.5
+    assert found.value == 0.9
+    assert (found.low, found.high) == pytest.approx((0.9 - deviation, 0.9 + deviation), abs=0.003)
+
+
+def test_images_of_one_patient_count_as_one_draw() -> None:
+    correct = np.arange(1000) < 900
+    alone = accuracy_interval(correct, np.arange(1000).astype(str), seed=1)
+    tens = accuracy_interval(correct, (np.arange(1000) // 10).astype(str), seed=1)
+    wider = (tens.high - tens.low) / (alone.high - alone.low)
+    assert wider == pytest.approx(10**0.5, rel=0.1)
+
+
+def test_a_difference_is_paired_by_patient() -> None:
+    groups = np.arange(500).astype(str)
+    one = np.random.default_rng(1).random(500) < 0.9
+    same = difference_interval(one, groups, one[::-1], groups[::-1], seed=1)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    other = one.copy()
+    other[np.flatnonzero(one)[:25]] = False
+    found = difference_interval(one, groups, other, groups, seed=1)
+    assert found.value == pytest.approx(0.05)
+    assert (found.low, found.high) == pytest.approx((0.05 - 0.019, 0.05 + 0.019), abs=0.004)
+
+
+def test_answers_that_cannot_be_compared_are_refused() -> None:
+    some, groups = np.ones(3, np.bool_), np.array(["a", "b", "c"])
+    with pytest.raises(DataError, match="paired"):
+        difference_interval(some, groups, some[:2], groups[:2], seed=1)
+    with pytest.raises(DataError, match="no image"):
+        accuracy_interval(some[:0], groups[:0], seed=1)
