@@ -1,5 +1,6 @@
 """Settings files: what a study, and what a site, lays down."""
 
+from ppfl.settings.gateway import GatewayLimits
 from ppfl.settings.site import PASSPHRASE_VARIABLE, SiteFile, read_passphrase
 from ppfl.settings.study import (
     EncryptionOptions,
@@ -19,6 +20,7 @@ __all__ = [
     "PASSPHRASE_VARIABLE",
     "EncryptionOptions",
     "FederationOptions",
+    "GatewayLimits",
     "ImageOptions",
     "ModelOptions",
     "Name",
