@@ -176,7 +176,8 @@ def serving(
 
     thread.start()
     try:
-        wait_until(lambda: server.started)
+        wait_until(lambda: server.started or not thread.is_alive())
+        assert server.started
         yield stop
     finally:
         stop()
