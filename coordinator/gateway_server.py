@@ -29,6 +29,7 @@ from ppfl.settings import GatewayLimits, Section, read_settings
 
 _BACKLOG = 128
 _LOG_BYTES, _LOGS = 10_000_000, 5
+_KEEP_S = 4.0  # SuperLink hangs up on idle connections after 5
 _GRACE_S = 5  # for requests under way when the gateway is told to end
 _log = logging.getLogger("ppfl.gateway")
 
@@ -92,6 +93,7 @@ class GatewayServer(uvicorn.Server):
         await super().startup(sockets=[])
         self.listener.setblocking(False)
         self._accepting = self._start(self._accept())
+        self._accepting.add_done_callback(self._end)  # never serve without accepting
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End requests under way, then everything else."""
@@ -103,6 +105,9 @@ class GatewayServer(uvicorn.Server):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._app.close()
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        self.should_exit = True
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -213,7 +218,7 @@ def create_server(settings: GatewaySettings) -> GatewayServer:
         headers={"accept-encoding": "identity"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one peer's reach no other
         timeout=httpx.Timeout(limits.stall_s, read=limits.request_s),
-        limits=httpx.Limits(max_connections=limits.connections),
+        limits=httpx.Limits(max_connections=limits.connections, keepalive_expiry=_KEEP_S),
     )
     peers = Peers(limits)
     app = Gateway(
@@ -222,7 +227,12 @@ def create_server(settings: GatewaySettings) -> GatewayServer:
     try:
         family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET
         address = (settings.listen, settings.port)
-        listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+        listener = socket.create_server(
+            address,
+            family=family,
+            backlog=_BACKLOG,
+            dualstack_ipv6=settings.listen == "::" and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         raise RunError(
             f"{settings.listen} port {settings.port} cannot be listened on: {error.strerror}"

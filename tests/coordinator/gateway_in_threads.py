@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.types import Receive, Scope, Send
 
-from coordinator.gateway_server import GatewaySettings, create_server
+from coordinator.gateway_server import GatewayServer, GatewaySettings, create_server
 from ppfl.settings import GatewayLimits
 from tests.coordinator.certificates import openssh_line
 
@@ -87,6 +87,7 @@ class Site:
     key: ec.EllipticCurvePrivateKey
     folder: Path
     stop_link: Callable[[], None]
+    server: GatewayServer
 
     @contextmanager
     def connection(self) -> Iterator[ssl.SSLSocket]:
@@ -100,7 +101,8 @@ class Site:
     def ask(self, request: bytes) -> bytes:
         """The answer to bytes, until the gateway hangs up or has answered once."""
         with self.connection() as wrapped:
-            wrapped.sendall(request)
+            with suppress(OSError):  # what is refused need not be read to its end
+                wrapped.sendall(request)
             return read_answer(wrapped)
 
     def signed(self, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
@@ -160,7 +162,7 @@ def gateway(folder: Path, limits: GatewayLimits | None = None) -> Iterator[Site]
         front = create_server(settings)
         port = front.listener.getsockname()[1]
         with serving(behind, [inside]) as stop_link, serving(front, None):
-            yield Site(link, port, key, folder, stop_link)
+            yield Site(link, port, key, folder, stop_link, front)
 
 
 @contextmanager

@@ -147,7 +147,9 @@ def test_a_head_that_can_be_read_in_two_ways_or_is_too_long_is_refused(
     inner = b"POST /v1/control/start-run HTTP/1.1\r\nhost: localhost\r\n\r\n"
     head = b"POST %b HTTP/1.1\r\nhost: localhost\r\n" % _PULL
     answer = site.ask(head + site.signed() + headers + b"\r\n0\r\n\r\n" + inner)
-    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ", b"HTTP/1.1 431 "))
+    # hanging up on a long head resets the connection, and the answer can get lost
+    lost = not answer and len(headers) > 50_000
+    assert lost or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ", b"HTTP/1.1 431 "))
     assert site.link.seen == []
 
 

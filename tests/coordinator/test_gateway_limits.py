@@ -119,6 +119,24 @@ def test_a_refused_body_cannot_go_on_for_ever(certificates: Path) -> None:
         wait_until(go_on, seconds=3)
 
 
+def test_a_refused_body_that_turns_to_nonsense_ends_the_connection(
+    certificates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with gateway(certificates) as site, site.connection() as wrapped:
+        wrapped.sendall(b"GET /health HTTP/1.1\r\nhost: l\r\ntransfer-encoding: chunked\r\n\r\n")
+        assert read_answer(wrapped).startswith(b"HTTP/1.1 200 ")
+        wrapped.sendall(b"nonsense\r\n")
+        assert read_answer(wrapped) == b""
+    assert not [name for name, *_ in caplog.record_tuples if name == "asyncio"]
+
+
+def test_a_gateway_that_accepts_no_more_ends(certificates: Path) -> None:
+    with gateway(certificates) as site:
+        accepting = site.server._accepting
+        accepting.get_loop().call_soon_threadsafe(accepting.cancel)
+        wait_until(lambda: site.server.should_exit)
+
+
 def test_a_body_that_stalls_and_an_answer_that_is_late_get_504(certificates: Path) -> None:
     with gateway(certificates, GatewayLimits(stall_s=0.3)) as site:
         whole = site.post(_PUSH, b"abc")
