@@ -65,7 +65,7 @@ def build_workload(architecture: str, *, key_bits: int, threads: int) -> Workloa
         ModelError: torchvision has no classifier of that name.
     """
     model = build_model(architecture, classes=3, seed=1)
-    start = get_parameters(model, batch_norm="average")
+    start = get_parameters(model)
     return make_workload(start, key_bits=key_bits, threads=threads)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ppfl.codec import WEIGHT_UNIT, Quantizer, SlotLayout, count_ranges, ranges_of
 from ppfl.codec.ranges import extents_of
 from ppfl.learning.images import ImageSet, load_images
-from ppfl.learning.models import get_parameters, set_parameters
+from ppfl.learning.models import get_parameters, set_parameters, shared_names
 from ppfl.learning.sources import ImageRecord, read_records
 from ppfl.learning.splits import split_by_group
 from ppfl.learning.study_model import StudyModel
@@ -43,7 +43,8 @@ def main() -> None:
     first = options.run / "sites" / study.federation.sites[0] / "work" / "model.safetensors"
     model = StudyModel.read(first)
     images = _test_images(options.run, study)
-    was = get_parameters(model.network, batch_norm="average")
+    was = get_parameters(model.network)
+    sent = {name: was[name] for name in shared_names(was, study.model)}
     before = model.predict(images.images)
     accuracy = (before.argmax(axis=1) == images.labels).mean()
     rounding = "at random" if options.stochastic else "to the nearest"
@@ -60,8 +61,8 @@ def main() -> None:
         changes, others, moved = [], [], []
         rng = np.random.default_rng(1)
         for _ in range(options.trips):
-            average = _round_trip(was, bits, rng, stochastic=options.stochastic)
-            set_parameters(model.network, average)
+            average = _round_trip(sent, bits, rng, stochastic=options.stochastic)
+            set_parameters(model.network, was | average)
             after = model.predict(images.images)
             now = (after.argmax(axis=1) == images.labels).mean()
             changes.append(100 * (now - accuracy))
@@ -70,7 +71,7 @@ def main() -> None:
         set_parameters(model.network, was)
         print(
             f"| {bits} | {np.mean(changes):+.2f} | {min(changes):+.2f} | {np.mean(others):.1f} | "
-            f"{np.mean(moved):.1e} | {_megabytes(study, was, bits):.2f} |",
+            f"{np.mean(moved):.1e} | {_megabytes(study, sent, bits):.2f} |",
             flush=True,
         )
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from base64 import b64decode, b64encode
+from collections import defaultdict
+from collections.abc import Mapping
 
+import numpy as np
+
+from ppfl.errors import MalformedMessageError
 from ppfl.federation import Journal
-from ppfl.federation.journal import Alarm, MetricsReleased
+from ppfl.federation.journal import Alarm, AlarmCode, MeanXRaysReleased, MetricsReleased
+from ppfl.settings import Study
+from ppfl.xray.pictures import to_png
 from sites.requests import Answer, ReleasedSplit
 
 
 class Released:
-    """Collects the federation's metrics and the model's digest as each site reports them."""
+    """Collects what each site reports: the federation's metrics and mean X-rays, and a digest."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, study: Study, journal: Journal) -> None:
+        self._study, self._journal = study, journal
         self._metrics: dict[tuple[int, ReleasedSplit], dict[str, str]] = defaultdict(dict)
         self._models: dict[int, dict[str, str]] = defaultdict(dict)
+        self._mean_xrays: dict[str, str] = {}
 
     def note(self, site: str, answer: Answer) -> None:
         """Keep what one answer says."""
@@ -29,10 +37,8 @@ class Released:
     def publish(self) -> None:
         """Write what the sites reported to the journal, and an alarm where they disagree."""
         for (number, split), by_site in sorted(self._metrics.items()):
-            if len(set(by_site.values())) > 1:
-                self._alarm(number, "metrics-disagree", f"the {split} metrics", by_site)
-            text = Counter(by_site.values()).most_common(1)[0][0]
-            agreeing = tuple(site for site, told in by_site.items() if told == text)
+            what = f"the {split} metrics after round {number}"
+            text, agreeing = self._settle(number, "metrics-disagree", what, by_site)
             self._journal.write(
                 MetricsReleased(
                     round=number,
@@ -42,20 +48,56 @@ class Released:
                 )
             )
         for number, digests in sorted(self._models.items()):
-            if len(set(digests.values())) > 1:
-                self._alarm(number, "model-disagrees", "the opened model", digests)
+            what = f"the opened model after round {number}"
+            self._settle(number, "model-disagrees", what, digests)
         self._metrics.clear()
         self._models.clear()
 
-    def _alarm(self, number: int, code: str, what: str, by_site: dict[str, str]) -> None:
+    def note_mean_xrays(self, site: str, answer: Answer) -> None:
+        """Keep the mean X-rays that one answer holds, perhaps none.
+
+        Raises:
+            MalformedMessageError: they are not pictures of the study's classes and size.
+        """
+        for name in answer.mean_xrays:
+            if name not in self._study.classes:
+                raise MalformedMessageError("a mean X-ray of a class that the study does not have")
+            self._picture(answer.mean_xrays, name)
+        self._mean_xrays[site] = json.dumps(dict(answer.mean_xrays), sort_keys=True)
+
+    def publish_mean_xrays(self, *, bytes_up: int) -> None:
+        """Write the mean X-rays to the journal, if a site told any, and an alarm as above."""
+        if not self._mean_xrays:
+            return
+        text, agreeing = self._settle(0, "mean-xrays-disagree", "the mean X-rays", self._mean_xrays)
+        told = json.loads(text)
+        pictures = {
+            name: b64encode(self._picture(told, name)).decode()
+            for name in self._study.classes
+            if name in told
+        }
+        event = MeanXRaysReleased(sites=agreeing, bytes_up=bytes_up, pictures=pictures)
+        self._journal.write(event)
+
+    def _picture(self, told: Mapping[str, str], name: str) -> bytes:
+        """A class's picture as a PNG file, which is made here: none is taken from a site."""
+        size = self._study.mean_xray_size
+        try:
+            pixels = np.frombuffer(b64decode(told[name], validate=True), np.uint8)
+            return to_png(pixels.reshape(size, size))
+        except ValueError:
+            raise MalformedMessageError(f"a mean X-ray that is not {size} pixels square") from None
+
+    def _settle(
+        self, number: int, code: AlarmCode, what: str, by_site: dict[str, str]
+    ) -> tuple[str, tuple[str, ...]]:
+        """What most sites told, and which do; an alarm if not all do."""
         groups: dict[str, list[str]] = defaultdict(list)
         for site, told in by_site.items():
             groups[told].append(site)
-        parts = " against ".join(", ".join(sites) for sites in groups.values())
-        self._journal.write(
-            Alarm(
-                round=number,
-                code="metrics-disagree" if code == "metrics-disagree" else "model-disagrees",
-                sentence=f"the sites disagree about {what} after round {number}: {parts}",
-            )
-        )
+        if len(groups) > 1:
+            parts = " against ".join(", ".join(sites) for sites in groups.values())
+            sentence = f"the sites disagree about {what}: {parts}"
+            self._journal.write(Alarm(round=number, code=code, sentence=sentence))
+        text = max(groups, key=lambda told: len(groups[told]))
+        return text, tuple(groups[text])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import time
 from collections import Counter
@@ -17,11 +16,13 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from coordinator.released import Released
+from ppfl.codec import Suite
 from ppfl.crypto import read_public_key
 from ppfl.errors import MalformedMessageError, PpflError, QuorumError
-from ppfl.federation import Aggregation, Checkpoint, Journal, VectorPlan
+from ppfl.federation import Aggregation, Checkpoint, Journal, read_journal
 from ppfl.federation.journal import (
     Alarm,
+    MeanXRaysReleased,
     RoundClosed,
     RoundStarted,
     SiteAnswered,
@@ -31,7 +32,9 @@ from ppfl.federation.journal import (
     StudyFailed,
     StudyStarted,
 )
+from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model
+from ppfl.learning.models import shared_names
 from ppfl.settings import Study
 from sites.messages import read_answer, write_request
 from sites.requests import Answer, Refusal, Request
@@ -62,7 +65,8 @@ class Coordinator:
     Raises:
         SettingsError: the study cannot be read.
         KeyMaterialError: the public key cannot be used.
-        ModelError: the starting parameters cannot be read.
+        ModelError: the starting parameters cannot be read, or are not those of a network with the
+            study's local layers.
     """
 
     def __init__(self, grid: Grid, folder: Path, *, connect_s: float = 120.0) -> None:
@@ -70,16 +74,18 @@ class Coordinator:
         self.journal = Journal(folder / "journal.jsonl")
         self._grid, self._connect_s = grid, connect_s
         self._checkpoint_file = folder / "checkpoint.bin"
+        self._xrays_file = folder / "xrays.bin"
         encrypted = self.study.encryption.custody != "unsafe_plaintext"
         self._public = read_public_key(folder / "public.key") if encrypted else None
         self._suite = create_suite(self.study, self._public)
-        self._start, metadata = load_model(folder / "start.safetensors")
-        shared = json.loads(metadata["shared"])
-        shapes = {name: shape for name, shape in shapes_of(self._start).items() if name in shared}
-        self._updates = update_plan(self.study, shapes)
-        self._released = Released(self.journal)
+        self._start, _ = load_model(folder / "start.safetensors")
+        shared = shared_names(self._start, self.study.model)
+        self._updates = update_plan(
+            self.study, shapes_of({name: self._start[name] for name in shared})
+        )
+        self._released = Released(self.study, self.journal)
         self._sites: dict[int, str] = {}  # by Flower's node id
-        self._enrolment = self._aggregation(enrolment_plan(self.study))
+        self._enrolment = self._aggregation(self._suite, enrolment_plan(self.study).values)
         self._run, self._done, self._total = secrets.token_hex(8), 0, b""
 
     def run(self, *, resume: bool = False) -> None:
@@ -97,6 +103,8 @@ class Coordinator:
             self._wait_for_nodes()
             for number in range(self._done + 1, self.study.training.rounds + 1):
                 self._enroll()
+                if number == 1 and self.study.mean_xray_size:
+                    self._release_mean_xrays()
                 self._round(number)
             self._enroll()
             self._close(started)
@@ -150,22 +158,50 @@ class Coordinator:
         """Enroll every node that is not enrolled yet: all of them first, a late one later."""
         new = [node for node in self._grid.get_node_ids() if node not in self._sites]
         if new:
-            for answered in self._ask("query.enroll", new, self._request(0), 0):
+            content = self._request(0, start=self._start)
+            bytes_down = sum(array.nbytes for array in self._start.values())
+            for answered in self._ask("query.enroll", new, content, 0):
                 if self._accept(self._enrolment, answered, 0):
                     self._sites[answered.node] = answered.site
-                    event = SiteEnrolled(site=answered.site, bytes_up=len(answered.answer.sealed))
-                    self.journal.write(event)
+                    bytes_up = len(answered.answer.sealed)
+                    self.journal.write(
+                        SiteEnrolled(site=answered.site, bytes_up=bytes_up, bytes_down=bytes_down)
+                    )
         self._enrolled = self._enrolment.total().to_bytes()
+
+    def _release_mean_xrays(self) -> None:
+        """Have the sites add up their X-rays and open the federation's sum, once in a run.
+
+        The sum is on disk before it is opened, because the sites open no other one after it.
+        """
+        if any(isinstance(e, MeanXRaysReleased) for e in read_journal(self.journal.path)):
+            return
+        if self._xrays_file.exists():
+            total = Checkpoint.read(self._xrays_file, study=self.study.fingerprint()).total
+        else:
+            sums = XRaySums(self.study, self._suite)
+            aggregation = self._aggregation(sums.suite, sums.values)
+            content = self._request(0, enrolled=self._enrolled)
+            for answered in self._ask("query.add_xrays", list(self._sites), content, 0):
+                self._accept(aggregation, answered, 0)
+            total = aggregation.total().to_bytes()
+            checkpoint = Checkpoint(self.study.fingerprint(), self._run, 0, total)
+            checkpoint.write(self._xrays_file)
+        content = self._request(0, total=total)
+        for answered in self._ask("query.release_xrays", list(self._sites), content, 0):
+            try:
+                self._released.note_mean_xrays(answered.site, answered.answer)
+            except MalformedMessageError as error:
+                self._failed(0, answered.node, Refusal("", error.code, str(error)))
+        self._released.publish_mean_xrays(bytes_up=len(total))
 
     def _round(self, number: int) -> None:
         started = time.monotonic()
         sites = tuple(self._sites.values())
         self.journal.write(RoundStarted(round=number, sites=sites))
-        start = self._start if number == 1 else {}
-        content = self._request(number, enrolled=self._enrolled, total=self._total, start=start)
+        content = self._request(number, enrolled=self._enrolled, total=self._total)
         bytes_down = len(self._enrolled) + len(self._total)
-        bytes_down += sum(array.nbytes for array in start.values())
-        aggregation = self._aggregation(self._updates)
+        aggregation = self._aggregation(self._suite, self._updates.values)
         for answered in self._ask(MessageType.TRAIN, list(self._sites), content, number):
             began = time.monotonic()
             if self._accept(aggregation, answered, number):
@@ -188,7 +224,7 @@ class Coordinator:
     def _close(self, started: float) -> None:
         number = self._done + 1
         content = self._request(number, enrolled=self._enrolled, total=self._total)
-        aggregation = self._aggregation(closing_plan(self.study))
+        aggregation = self._aggregation(self._suite, closing_plan(self.study).values)
         models: list[str] = []
         for answered in self._ask("query.close", list(self._sites), content, number):
             if self._accept(aggregation, answered, number):
@@ -224,11 +260,11 @@ class Coordinator:
             sentence = f"{answered.site} clipped {clipped} parameters"
             self.journal.write(Alarm(round=number, code="clipping", sentence=sentence))
 
-    def _aggregation(self, plan: VectorPlan) -> Aggregation:
+    def _aggregation(self, suite: Suite, values: int) -> Aggregation:
         federation = self.study.federation
         return Aggregation(
-            self._suite,
-            values=plan.values,
+            suite,
+            values=values,
             sites=federation.sites,
             minimum_sites=federation.minimum_sites,
         )

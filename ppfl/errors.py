@@ -2,12 +2,15 @@
 
     PpflError
     ├── SettingsError              a study, site or scenario file is wrong
-    │   └── StudyMismatchError     a site and the coordinator hold different studies
+    │   ├── StudyMismatchError     a site and the coordinator hold different studies
+    │   ├── ApprovalError          a site's installed code is not what it approved
+    │   └── KitError               a site's kit that is damaged, or meant for another site
     ├── KeyMaterialError           a key or key file cannot be used
     │   ├── InvalidKeyError        numbers that are no key of the kind they claim to be
     │   ├── KeyFileError           a key file that cannot be read, or would be overwritten
     │   ├── WrongPassphraseError   a private key file that this passphrase does not open
-    │   └── KeyMismatchError       another key than the study names
+    │   ├── KeyMismatchError       another key than the study names
+    │   └── CertificateError       a TLS certificate that cannot be used
     ├── MalformedMessageError      bytes from a peer that are not what they must be
     ├── DataError                  a data folder, table or image that cannot be used
     │   ├── UnreadableImageError   one image file that cannot be decoded
@@ -61,6 +64,17 @@ class StudyMismatchError(SettingsError):
     public_sentence = "The coordinator's study is not the one this site agreed to."
 
 
+class ApprovalError(SettingsError):
+    """A site's installed code is not what it approved."""
+
+    code = "approval"
+    public_sentence = "The site has not approved the code that is installed there."
+
+
+class KitError(SettingsError):
+    """A site's kit that is damaged, or meant for another site."""
+
+
 class KeyMaterialError(PpflError):
     """A key or key file cannot be used."""
 
@@ -88,6 +102,10 @@ class KeyMismatchError(KeyMaterialError):
 
     code = "key-mismatch"
     public_sentence = "The site's key is not the key of this study."
+
+
+class CertificateError(KeyMaterialError):
+    """A TLS certificate that cannot be used."""
 
 
 class MalformedMessageError(PpflError):

@@ -10,11 +10,14 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import bench
+from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from ppfl.errors import PpflError
 from ppfl.learning.check import check_folder
 from simulations.command import simulate
 from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
+from sites.keys_command import create_keys, show_key
+from sites.setup_command import init_site, join_federation
 from sites.vault_command import vault
 
 _app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -26,6 +29,22 @@ _app.command("predict")(predict_images)
 _app.command()(doctor)
 _app.add_typer(_data, name="data")
 _app.add_typer(vault, name="vault")
+
+_keys = typer.Typer(no_args_is_help=True, help="Hold the key ceremony; look at key files.")
+_keys.command("create")(create_keys)
+_keys.command("show")(show_key)
+_app.add_typer(_keys, name="keys")
+
+_site = typer.Typer(no_args_is_help=True, help="Take part as a hospital.")
+_site.command("init")(init_site)
+_site.command("join")(join_federation)
+_app.add_typer(_site, name="site")
+
+_coordinator = typer.Typer(no_args_is_help=True, help="Run a federation between hospitals.")
+_coordinator.command("init")(init_coordinator)
+_coordinator.command("kit")(write_site_kits)
+_coordinator.command("renew")(renew_server)
+_app.add_typer(_coordinator, name="coordinator")
 
 
 @_data.command("check")

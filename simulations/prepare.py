@@ -10,7 +10,12 @@ from typing import Any
 
 import tomli_w
 
-from ppfl.crypto import generate_key, write_private_key, write_public_key
+from ppfl.crypto import (
+    PrivateKey,
+    generate_key,
+    write_private_key,
+    write_public_key,
+)
 from ppfl.errors import DataError, RunError, SettingsError
 from ppfl.learning.files import save_model
 from ppfl.learning.models import (
@@ -18,11 +23,14 @@ from ppfl.learning.models import (
     get_parameters,
     load_pretrained,
     parameters_sha256,
+    shared_names,
 )
 from ppfl.learning.sources import read_records, write_manifest
 from ppfl.learning.splits import partition_records
 from ppfl.settings import SiteFile, Study, check_settings
 from ppfl.xray import Scanner, write_phantoms
+from ppfl.xray.vault import VaultSource, seal_folder
+from ppfl.xray.vault_file import VaultKey
 from simulations.scenario import Scenario, read_scenario
 
 _WEIGHT_FILES = (".npz", ".safetensors", ".pth", ".pt")
@@ -40,7 +48,7 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
         RunError: the folder holds a run already.
         SettingsError: the scenario's study breaks a rule.
         DataError: the X-rays are missing or do not go round.
-        ModelError: the starting weights cannot be had.
+        ModelError: the starting weights cannot be had, or a local layer is none of the network's.
     """
     if (folder / "study.toml").exists():
         raise RunError(
@@ -54,8 +62,9 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
     draft = check_settings(table, Study, where="study")
     _check_room_for(data.data, data.phantoms)
     folder.mkdir(parents=True, exist_ok=True)
-    table.setdefault("model", {})["start_sha256"] = _write_start(
-        draft, data.data, data.weights, folder
+    weights = Path(data.weights) if data.weights else _weights_beside(data.data, draft)
+    table.setdefault("model", {})["start_sha256"] = write_start(
+        draft, folder / "start.safetensors", weights=weights
     )
     key = None
     if draft.encryption.custody != "unsafe_plaintext":
@@ -68,6 +77,8 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
         place = folder / "sites" / name
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         (place / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+        if data.vault:
+            deal[name] = _seal(place, place / deal[name], study, key)
         if key is not None:
             passphrase = secrets.token_urlsafe(24)
             write_private_key(place / "private.key", key, passphrase=passphrase)
@@ -91,6 +102,20 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
     return study
 
 
+def _seal(place: Path, data: Path, study: Study, key: PrivateKey | None) -> Path:
+    """Where in a hospital's folder its X-rays lie, after they were encrypted."""
+    if key is None:
+        raise SettingsError("a vault needs a key: custody unsafe_plaintext has none")
+    records = read_records(data, classes=study.classes)
+    sources = [VaultSource(record.path, record.label, record.group) for record in records]
+    report = seal_folder(
+        sources, place / "vault", VaultKey(key.public), ledger=place / "vault.jsonl"
+    )
+    if report.failures:
+        raise DataError(report.failures[0].reason)
+    return Path("vault")
+
+
 def _check_room_for(data: str, phantoms: Sequence[Any]) -> None:
     if not data and not phantoms:
         raise SettingsError(
@@ -100,22 +125,29 @@ def _check_room_for(data: str, phantoms: Sequence[Any]) -> None:
         raise DataError(f"{data}: no such folder")
 
 
-def _write_start(study: Study, data: str, weights: str, folder: Path) -> str:
+def write_start(study: Study, path: Path, *, weights: Path | None) -> str:
+    """The digest of a study's starting parameters, after they were written to ``path``.
+
+    ``weights`` is a file of pretrained weights; without one, they come from torchvision's site.
+
+    Raises:
+        ModelError: the model cannot be built or written, or the weights cannot be had.
+    """
     options = study.model
     model = build_model(options.architecture, classes=len(study.classes), seed=study.seed)
     if options.start == "imagenet":
-        source = Path(weights) if weights else _weights_beside(data, options.architecture)
-        load_pretrained(model, source, architecture=options.architecture)
-    parameters = get_parameters(model, batch_norm="average")
-    shared = list(get_parameters(model, batch_norm=options.batch_norm))
-    save_model(folder / "start.safetensors", parameters, metadata={"shared": json.dumps(shared)})
+        load_pretrained(model, weights, architecture=options.architecture)
+    parameters = get_parameters(model)
+    shared_names(parameters, options)  # a study that no site could run ends here
+    save_model(path, parameters, metadata={})
     return parameters_sha256(parameters)
 
 
-def _weights_beside(data: str, architecture: str) -> Path | None:
+def _weights_beside(data: str, study: Study) -> Path | None:
     """A file of ImageNet weights in a folder ``weights`` beside the X-rays, if there is one."""
     folder = Path(data).resolve().parent / "weights"
-    found = sorted(path for path in folder.glob(f"{architecture}*") if path.suffix in _WEIGHT_FILES)
+    named = folder.glob(f"{study.model.architecture}*")
+    found = sorted(path for path in named if path.suffix in _WEIGHT_FILES)
     return found[0] if found else None
 
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ppfl.federation import read_journal
 from ppfl.federation.journal import (
     AnyEvent,
+    MeanXRaysReleased,
     MetricsReleased,
     RoundClosed,
     SiteAnswered,
@@ -111,6 +112,9 @@ def describe(event: AnyEvent) -> str:
             return f"  round {event.round}: {event.site} failed: {event.sentence}"
         case RoundClosed():
             return f"round {event.round} closed: {len(event.sites)} sites, {event.seconds:.1f} s"
+        case MeanXRaysReleased():
+            classes, size = ", ".join(event.pictures) or "no class", event.bytes_up / 1e3
+            return f"  mean X-rays of {classes} opened; {size:.0f} kB sealed at each site"
         case MetricsReleased(split="validation"):
             accuracy, images = event.metrics["accuracy"], event.metrics["images"]
             return f"  after round {event.round}: accuracy {accuracy:.3f} on {images} images"

@@ -36,6 +36,7 @@ class Simulated(Section):
     partition: Partition = Partition()
     key_bits: int = Field(3072, description="bits of the key that is made for the run")
     engine: Literal["auto", "native", "gmp", "reference"] = "auto"
+    vault: bool = Field(False, description="each hospital's X-rays lie encrypted in a vault")
     weights: str = Field("", description="file of pretrained weights, for start = imagenet")
 
 

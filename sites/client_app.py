@@ -29,6 +29,16 @@ def _enroll(message: Message, context: Context) -> Message:
     return _answer(message, context, Hospital.enroll)
 
 
+@app.query("add_xrays")
+def _add_xrays(message: Message, context: Context) -> Message:
+    return _answer(message, context, Hospital.add_xrays)
+
+
+@app.query("release_xrays")
+def _release_xrays(message: Message, context: Context) -> Message:
+    return _answer(message, context, Hospital.release_xrays)
+
+
 @app.train()
 def _train(message: Message, context: Context) -> Message:
     return _answer(message, context, Hospital.train)

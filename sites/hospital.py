@@ -13,6 +13,7 @@ from torch import nn
 from ppfl.errors import StaleRoundError, StudyMismatchError
 from ppfl.federation import Journal, Opened
 from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept
+from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.images import pixel_sums
 from ppfl.learning.memory import keep_freed_memory
 from ppfl.learning.metrics import EvaluationCounts, evaluate
@@ -20,6 +21,8 @@ from ppfl.learning.models import parameters_sha256
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
+from sites.approval import check_approval
+from sites.mean_xrays import classes_held, xrays_to_add
 from sites.phase import Phase
 from sites.requests import Answer, Request
 from sites.totals import Totals
@@ -34,11 +37,13 @@ class Hospital:
         site: the hospital's own settings; all paths come from there.
 
     Raises:
-        SettingsError: the site's copy of the study cannot be read, or does not name this site.
+        SettingsError: the site's copy of the study cannot be read, does not name this site, or is
+            not the one that was approved, or the installed code is not.
     """
 
     def __init__(self, site: SiteFile) -> None:
         self.site = site
+        check_approval(site)
         self.study = Study.read(site.study)
         if site.name not in self.study.federation.sites:
             raise StudyMismatchError(f"study {self.study.name} has no site {site.name}")
@@ -55,9 +60,10 @@ class Hospital:
         """The site's sealed counts and pixel sums, after comparing studies.
 
         Raises:
-            PpflError: the study, the key or the data cannot be used.
+            PpflError: the study, its start, the key or the data cannot be used.
         """
         self._agree(request)
+        self._totals.keep_start(request)
         with self._phase.enter("enroll", request.round_number):
             data = self._xrays.images("train")
             integers = {
@@ -65,10 +71,40 @@ class Hospital:
                 "class_images": np.bincount(data.labels, minlength=len(self.study.classes)),
                 "pixels": np.asarray(pixel_sums(data)),
             }
+            if self.study.mean_xray_size:
+                integers["class_sites"] = classes_held(self.study, data.labels)
             plan = enrolment_plan(self.study)
             sealed = plan.seal(self._totals.suite, round_number=0, integers=integers)
         what = "sealed vector: counts of images and sums of pixels"
         return self._leave(request, Answer(sealed=sealed.vector.to_bytes()), what)
+
+    def add_xrays(self, request: Request) -> Answer:
+        """The site's sealed sums of X-rays, added up without the private key.
+
+        Raises:
+            PpflError: the study makes no mean X-rays, or as for ``enroll`` and ``release``.
+        """
+        self._agree(request)
+        sums = XRaySums(self.study, self._totals.public_suite)
+        with self._phase.enter("open", request.round_number):
+            enrolled = self._totals.enrolment(request)
+        with self._phase.enter("add X-rays", request.round_number) as step:
+            data = self._xrays.images("train")
+            sealed = sums.seal(xrays_to_add(self.study, data, enrolled, step))
+        what = "sealed vector: sums of the X-rays of each class"
+        return self._leave(request, Answer(sealed=sealed.to_bytes()), what)
+
+    def release_xrays(self, request: Request) -> Answer:
+        """The federation's mean X-rays, opened from the sum of all sites' X-rays.
+
+        Raises:
+            PpflError: the study makes none, the sum is not one that it allows to be opened, or
+                another sum was opened before.
+        """
+        self._agree(request)
+        with self._phase.enter("open", request.round_number):
+            means = self._totals.mean_xrays(request)
+        return self._leave(request, Answer(mean_xrays=means))
 
     def train(self, request: Request) -> Answer:
         """The site's sealed update for a round.
@@ -101,7 +137,6 @@ class Hospital:
                     progress=step,
                     deadline_s=self.study.federation.deadline_s,
                 )
-                self._totals.keep_local(model)
         with self._phase.enter("seal", number):
             sealed = plan.seal(
                 suite,
@@ -112,6 +147,7 @@ class Hospital:
                 weight=len(data.labels) / int(enrolled.integers["images"]),
             )
             wire = sealed.vector.to_bytes()
+            self._totals.keep_local(model, request)  # not before: a failed round leaves no trace
         answer = Answer(
             sealed=wire,
             released=released,
@@ -231,6 +267,7 @@ class Hospital:
             self.study.classes,
             self.study.images.size,
             normalisation,
+            self.study.images.cipher,
         )
         kept.write(self.site.work / "model.safetensors", study=self.study.fingerprint())
         digest = parameters_sha256(self._totals.shared(model))
@@ -246,6 +283,7 @@ class Hospital:
         for what, value in (
             ("metrics of the whole federation", answer.released),
             ("digest of the model that the sites opened", answer.model_sha256),
+            ("mean X-rays of the whole federation", answer.mean_xrays),
             ("seconds that each phase took", answer.seconds),
             ("how many parameters were clipped", answer.clipped),
         ):

@@ -28,6 +28,7 @@ class _Clear(BaseModel):
     released: dict[ReleasedSplit, dict[str, Any]]
     released_round: int
     model_sha256: Sha256
+    mean_xrays: dict[str, str]
     seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     clipped: Annotated[int, Field(ge=0)]
 
@@ -78,6 +79,7 @@ def write_answer(site: str, answer: Answer) -> RecordDict:
         released=dict(answer.released),
         released_round=answer.released_round,
         model_sha256=answer.model_sha256,
+        mean_xrays=dict(answer.mean_xrays),
         seconds=dict(answer.seconds),
         clipped=answer.clipped,
     )
@@ -116,6 +118,7 @@ def read_answer(content: RecordDict) -> tuple[str, Answer] | Refusal:
         released=clear.released,
         released_round=clear.released_round,
         model_sha256=clear.model_sha256,
+        mean_xrays=clear.mean_xrays,
         seconds=clear.seconds,
         clipped=clear.clipped,
     )

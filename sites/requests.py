@@ -20,7 +20,7 @@ class Request:
     """What the coordinator asks of a site.
 
     ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet; ``start`` holds
-    the public starting parameters, in the first round only.
+    the public starting parameters, at enrolment only.
     """
 
     study: str
@@ -36,13 +36,16 @@ class Answer:
     """What leaves the hospital: a sealed vector, and a few things in the clear.
 
     ``released`` maps a split to the federation's metrics for the model after
-    ``released_round`` rounds; ``model_sha256`` is the digest of the model the site opened.
+    ``released_round`` rounds; ``model_sha256`` is the digest of the model the site opened;
+    ``mean_xrays`` maps a class to the pixels of the federation's mean X-ray, 8-bit grey row by row,
+    in base64.
     """
 
     sealed: bytes = b""
     released: Released = field(default_factory=dict)
     released_round: int = 0
     model_sha256: str = ""
+    mean_xrays: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     clipped: int = 0
 

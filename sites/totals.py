@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppfl.codec import Suite
-from ppfl.crypto import read_private_key
-from ppfl.errors import MalformedMessageError
+from ppfl.crypto import PrivateKey, read_private_key
+from ppfl.errors import MalformedMessageError, StaleRoundError
 from ppfl.federation import Opened, VectorPlan
+from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
-from ppfl.learning.models import build_model, get_parameters, parameters_sha256, set_parameters
+from ppfl.learning.models import (
+    build_model,
+    get_parameters,
+    parameters_sha256,
+    set_parameters,
+    shared_names,
+)
 from ppfl.settings import SiteFile, Study
+from sites.local_layers import LocalLayers
+from sites.mean_xrays import means_to_release
 from sites.requests import Parameters, Released, ReleasedSplit, Request
 from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
 
@@ -30,6 +39,8 @@ class Totals:
 
     def __init__(self, site: SiteFile, study: Study) -> None:
         self._site, self._study = site, study
+        self._start_file = site.work / "start.safetensors"
+        self._local_layers = LocalLayers(site.work, study=study.fingerprint())
 
     @cached_property
     def suite(self) -> Suite:
@@ -39,11 +50,16 @@ class Totals:
             KeyMaterialError: the key cannot be read, or is not the study's.
             SettingsError: there is no key, or no passphrase.
         """
-        site = self._site
-        if site.key is None:
-            return create_suite(self._study, None)
-        key = read_private_key(site.key, passphrase=site.passphrase())
-        return create_suite(self._study, key.public, key, engine=site.engine, threads=site.threads)
+        return self._create_suite(self._key)
+
+    @cached_property
+    def public_suite(self) -> Suite:
+        """The same without the private key: it seals and adds, but opens nothing.
+
+        Raises:
+            PpflError: as for ``suite``.
+        """
+        return self._create_suite(None)
 
     def enrolment(self, request: Request) -> Opened:
         """The counts of all enrolled sites together.
@@ -53,26 +69,54 @@ class Totals:
         """
         return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
 
+    def keep_start(self, request: Request) -> None:
+        """Keep the starting parameters, which come once, for whenever the site needs them.
+
+        Raises:
+            MalformedMessageError: they are not those whose digest the study names.
+            ModelError: the network cannot be built, or has no such layers as the study keeps
+                local.
+        """
+        self._check_start(request.start)
+        shared_names(get_parameters(self._build()), self._study.model)
+        save_model(self._start_file, request.start, metadata={})
+
+    def mean_xrays(self, request: Request) -> dict[str, str]:
+        """The federation's mean X-rays by class, as an answer carries them.
+
+        Raises:
+            StaleRoundError: this site has opened another sum of X-rays in this study before.
+                Two sums, one with a site and one without, would show that site's X-rays alone.
+        """
+        sums = XRaySums(self._study, self.suite)
+        total = sums.suite.read(request.total, values=sums.values)
+        # by study, because a hospital's folder may see more than one
+        opened = self._site.work / f"xrays-{self._study.fingerprint()[:16]}.sha256"
+        digest = hashlib.sha256(request.total).hexdigest()
+        if opened.exists() and opened.read_text(encoding="ascii") != digest:
+            raise StaleRoundError(
+                f"another sum of X-rays was opened before; {opened.name} can be removed once all "
+                "sites have agreed to a second one"
+            )
+        classes = sums.open(total)
+        opened.write_text(digest, encoding="ascii")
+        return means_to_release(self._study, classes)
+
     def model(self, request: Request) -> tuple[nn.Module, Released]:
-        """The global model of the round before, and the metrics that came with it."""
-        options = self._study.model
-        model = build_model(
-            options.architecture, classes=len(self._study.classes), seed=self._study.seed
-        )
-        if request.round_number == 1:
-            if parameters_sha256(request.start) != options.start_sha256:
-                raise MalformedMessageError(
-                    "the starting parameters are not those whose digest the study names"
-                )
-            set_parameters(model, request.start)
-            self.keep_local(model)
+        """The model of the round before, and the metrics that came with it.
+
+        It is the average of all sites, and this site's own local layers. A site that has trained
+        none yet begins with those of the start.
+        """
+        model, number = self._build(), request.round_number
+        if number == 1:
+            set_parameters(model, self._start())
             return model, {}
-        opened = self._open(
-            self.update_plan(model), request.total, round_number=request.round_number - 1
-        )
-        if self._local_file.exists():
-            set_parameters(model, load_model(self._local_file)[0])
-        set_parameters(model, opened.parameters)
+        opened = self._open(self.update_plan(model), request.total, round_number=number - 1)
+        parameters = get_parameters(model)
+        if len(opened.parameters) < len(parameters):  # the study has local layers
+            parameters |= self._local_layers.before(number, run=request.run) or self._start()
+        set_parameters(model, parameters | opened.parameters)
         return model, self._release("validation", opened.integers)
 
     def closing(self, request: Request) -> Released:
@@ -93,21 +137,53 @@ class Totals:
 
     def shared(self, model: nn.Module) -> Parameters:
         """The parameters that the study averages."""
-        return get_parameters(model, batch_norm=self._study.model.batch_norm)
+        parameters = get_parameters(model)
+        return {name: parameters[name] for name in shared_names(parameters, self._study.model)}
 
-    def keep_local(self, model: nn.Module) -> None:
-        """Keep all parameters for the next round, if some of them are never sent."""
-        if self._study.model.batch_norm == "local":
-            parameters = get_parameters(model, batch_norm="average")
-            save_model(self._local_file, parameters, metadata={})
+    def keep_local(self, model: nn.Module, request: Request) -> None:
+        """Keep the parameters that are never sent, if there are any, for the next round.
+
+        Raises:
+            NotFiniteError: one of them is NaN or infinite.
+            ModelError: they cannot be written.
+        """
+        parameters = get_parameters(model)
+        for name in shared_names(parameters, self._study.model):
+            del parameters[name]
+        if parameters:
+            self._local_layers.keep(parameters, round_number=request.round_number, run=request.run)
 
     def update_plan(self, model: nn.Module) -> VectorPlan:
         """What lies in an update of this model."""
         return update_plan(self._study, shapes_of(self.shared(model)))
 
-    @property
-    def _local_file(self) -> Path:
-        return self._site.work / "local.safetensors"
+    def _build(self) -> nn.Module:
+        options = self._study.model
+        return build_model(
+            options.architecture, classes=len(self._study.classes), seed=self._study.seed
+        )
+
+    def _start(self) -> Parameters:
+        parameters, _ = load_model(self._start_file)
+        self._check_start(parameters)
+        return parameters
+
+    def _check_start(self, parameters: Parameters) -> None:
+        if parameters_sha256(parameters) != self._study.model.start_sha256:
+            raise MalformedMessageError(
+                "the starting parameters are not those whose digest the study names"
+            )
+
+    @cached_property
+    def _key(self) -> PrivateKey | None:
+        site = self._site
+        if site.key is None:
+            return None
+        return read_private_key(site.key, passphrase=site.passphrase())
+
+    def _create_suite(self, private: PrivateKey | None) -> Suite:
+        site, public = self._site, self._key.public if self._key else None
+        return create_suite(self._study, public, private, engine=site.engine, threads=site.threads)
 
     def _open(self, plan: VectorPlan, wire: bytes, *, round_number: int) -> Opened:
         vector = self.suite.read(wire, values=plan.values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ppfl.crypto import Engine, create_engine, read_private_key, read_public_key
+from ppfl.crypto import read_private_key, read_public_key
 from ppfl.errors import DataError, SettingsError
+from ppfl.learning.check import count_dicom
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
 from ppfl.settings import read_passphrase
+from ppfl.xray.dicom import DicomFacts
 from ppfl.xray.vault import (
     Failure,
     VaultSource,
@@ -26,7 +29,7 @@ from ppfl.xray.vault import (
     seal_folder,
     vault_files,
 )
-from ppfl.xray.vault_file import VaultImage, read_fingerprint
+from ppfl.xray.vault_file import VaultImage, VaultKey, read_fingerprint
 
 vault = typer.Typer(no_args_is_help=True, help="Keep X-rays encrypted on disk.")
 _talk = Console(stderr=True)
@@ -49,13 +52,14 @@ def _seal(
 
     Example: ppfl vault seal xrays vault --key public.key
     """
-    records = read_records(source)
+    records = read_records(source, missing_ok=True)
     sources = [VaultSource(record.path, record.label, record.group) for record in records]
     place = ledger or (source if source.is_dir() else source.parent) / ".ppfl-vault.jsonl"
-    engine = create_engine(read_public_key(key), threads=1)  # each X-ray on a core of its own
+    vault_key = VaultKey(read_public_key(key))
     with _progress("sealing", len(sources)) as progress:
-        report = seal_folder(sources, out, engine, ledger=place, progress=progress)
-    result = {"sealed": report.sealed, "already": report.already}
+        report = seal_folder(sources, out, vault_key, ledger=place, progress=progress)
+    result: dict[str, Any] = {"sealed": report.sealed, "already": report.already}
+    result |= _summarise_dicom(report.dicom, as_json=as_json)
     _tell(result, report.failures, as_json=as_json)
 
 
@@ -71,19 +75,23 @@ def _open(
 
     Example: ppfl vault open vault xrays --key private.key --passphrase-file passphrase
     """
-    engine = _reader(key, passphrase_file)
+    vault_key = _reader(key, passphrase_file)
     paths = vault_files(folder)
     if out.exists():
         raise DataError(f"{out}: exists already", hint="name a new folder")
     out.mkdir(parents=True, mode=0o700)
     records, failures = [], []
     with _progress("opening", len(paths)) as progress:
-        for path, found in open_folder(folder, engine, progress=progress):
+        for path, found in open_folder(folder, vault_key, progress=progress):
             if isinstance(found, Failure):
                 failures.append(found)
             else:
                 picture = out / f"{path.stem}.png"
-                _picture(found).save(picture)
+                try:
+                    _picture(found).save(picture)
+                except OSError as error:
+                    picture.unlink(missing_ok=True)
+                    raise DataError(f"{picture}: {error.strerror}") from None
                 records.append(ImageRecord(picture, found.label, found.group))
     write_manifest(out / "manifest.csv", records)
     _tell({"opened": len(records)}, failures, as_json=as_json)
@@ -107,11 +115,10 @@ def _verify(
     found: Iterable[tuple[Path, object]] = ()
     with _progress("verifying", total) as progress:
         if private_key:
-            engine = _reader(private_key, passphrase_file)
-            found = open_folder(folder, engine, progress=progress)
+            opener = _reader(private_key, passphrase_file)
+            found = open_folder(folder, opener, progress=progress)
         elif key:
-            engine = create_engine(read_public_key(key), threads=1)
-            found = check_folder(folder, engine, progress=progress)
+            found = check_folder(folder, VaultKey(read_public_key(key)), progress=progress)
         failures = [each for _, each in found if isinstance(each, Failure)]
     checked = "digests" if private_key else "lengths, key and ciphertexts, not the digests inside"
     _tell({"files": total, "checked": checked}, failures, as_json=as_json)
@@ -126,15 +133,36 @@ def _info(
     Example: ppfl vault info vault
     """
     paths = vault_files(folder)
-    keys = sorted({read_fingerprint(path) for path in paths})
-    total = sum(path.stat().st_size for path in paths)
-    _tell({"files": len(paths), "bytes": total, "keys": ", ".join(keys)}, (), as_json=as_json)
+    total, keys, failures = 0, set(), []
+    for path in paths:
+        try:
+            keys.add(read_fingerprint(path))
+            total += path.stat().st_size
+        except DataError as error:
+            failures.append(Failure(path, str(error), error.hint))
+    result = {"files": len(paths), "bytes": total, "keys": ", ".join(sorted(keys))}
+    _tell(result, failures, as_json=as_json)
 
 
-def _reader(key: Path, passphrase_file: Path | None) -> Engine:
+def _reader(key: Path, passphrase_file: Path | None) -> VaultKey:
     passphrase = read_passphrase(passphrase_file, whose=str(key))
     private = read_private_key(key, passphrase=passphrase)
-    return create_engine(private.public, private, threads=1)  # each X-ray on a core of its own
+    return VaultKey(private.public, private)
+
+
+def _summarise_dicom(facts: Sequence[DicomFacts], *, as_json: bool) -> dict[str, Any]:
+    """Counts of what the DICOMs sealed now say of their patients; never a value of a header."""
+    report = count_dicom(facts)
+    if as_json:
+        return {"dicom": asdict(report)}
+    if not facts:
+        return {}
+    return {
+        "DICOM": report.files,
+        "with burnt-in text": report.burned_in.get("yes", 0),
+        "silent about it": report.burned_in.get("unknown", 0),
+        "with identifying attributes": sum(bool(told.identifying) for told in facts),
+    }
 
 
 def _picture(image: VaultImage) -> Image.Image:
@@ -156,7 +184,9 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 def _tell(result: dict[str, Any], failures: Sequence[Failure], *, as_json: bool) -> None:
     """Print what was done; failures make the program end with 1."""
     for failure in failures:
-        _talk.print(f"{failure.path.name}: {failure.reason}", soft_wrap=True)
+        typer.echo(f"{failure.path.name}: {failure.reason}", err=True)
+    for hint in sorted({failure.hint for failure in failures} - {""}):
+        typer.echo(f"hint: {hint}", err=True)
     if as_json:
         named = [{"file": f.path.name, "reason": f.reason} for f in failures]
         typer.echo(json.dumps(result | {"failures": named}))

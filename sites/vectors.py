@@ -1,4 +1,4 @@
-"""The three kinds of vectors that the sites of a study send; the coordinator reads lengths here."""
+"""The kinds of vectors that the sites of a study send; the coordinator reads lengths here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def enrolment_plan(study: Study) -> VectorPlan:
-    """What a site tells once: training images, images of each class, and sums over its pixels."""
+    """What a site tells once: training images, images of each class, and sums over its pixels.
+
+    Where mean X-rays are made, also of which classes it has enough to take part in them.
+    """
     integers = {"images": (), "class_images": (len(study.classes),), "pixels": (3,)}
+    if study.mean_xray_size:
+        integers["class_sites"] = (len(study.classes),)
     return VectorPlan(study, parameters={}, integers=integers)
 
 

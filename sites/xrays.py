@@ -1,7 +1,7 @@
 """A hospital's X-rays for one study: from a folder, a table, or a vault.
 
-All give the same images of the same splits. A folder's come in the order of their paths; names in a
-vault are random, so its images come in the order of their content.
+All give the same images of the same splits in the same order, so that a study ends in the same
+model, whichever it is.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.crypto import create_engine, read_private_key
+from ppfl.crypto import read_private_key
 from ppfl.errors import DataError, SettingsError
-from ppfl.learning.images import ImageSet, load_images
+from ppfl.learning.images import ImageSet, load_images, order_images
 from ppfl.learning.sources import ImageRecord, match_class, read_records
 from ppfl.learning.splits import Split, split_by_group
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.pictures import shrink
 from ppfl.xray.vault import Failure, is_vault, open_folder, vault_files
+from ppfl.xray.vault_file import VaultKey
+from sites.cipher_images import to_cipher_images
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -35,12 +37,15 @@ class XRays:
         self._site, self._study = site, study
 
     def images(self, split: SplitName) -> ImageSet:
-        """The split's images, (n, size, size).
+        """The split's images, (n, size, size), or cipher images (n, size, size, 3).
 
         Raises:
             DataError: there is no image to train on, or the data cannot be used.
             KeyMaterialError: the data is a vault, and the site's key does not open it.
         """
+        return to_cipher_images(self._plain(split), self._site, self._study)
+
+    def _plain(self, split: SplitName) -> ImageSet:
         records: tuple[ImageRecord, ...] = getattr(self._split, split)
         if split == "train" and not records:
             raise DataError(f"{self._site.data}: no image to train on")
@@ -50,10 +55,9 @@ class XRays:
             return load_images(records, classes=self._study.classes, size=size, cache=cache)
         pixels = [self._vault[record] for record in records]
         labels = [self._study.classes.index(record.label) for record in records]
-        order = sorted(range(len(records)), key=lambda i: (pixels[i].tobytes(), labels[i]))
-        return ImageSet(
-            np.array([pixels[i] for i in order], np.uint8).reshape(-1, size, size),
-            np.array([labels[i] for i in order], np.int64),
+        images = np.array(pixels, np.uint8).reshape(-1, size, size)
+        return order_images(
+            images, np.array(labels, np.int64), [record.group for record in records]
         )
 
     @cached_property
@@ -73,7 +77,11 @@ class XRays:
         """The study's images in the vault; None where the data is no vault."""
         if not is_vault(self._site.data):
             return None
-        files = tuple((path, path.stat().st_mtime_ns) for path in vault_files(self._site.data))
+        paths = vault_files(self._site.data)
+        try:
+            files = tuple((path, path.stat().st_mtime_ns) for path in paths)
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}") from None
         return _open_vault(self._site, self._study.classes, self._study.images.size, files)
 
 
@@ -84,10 +92,10 @@ def _open_vault(
     """The images of some classes in a site's vault, (size, size) each; ``files`` say it changed."""
     if site.key is None:
         raise SettingsError(f"site {site.name}: the data is a vault, but there is no key")
-    key = read_private_key(site.key, passphrase=site.passphrase())
-    engine = create_engine(key.public, key, name=site.engine, threads=1)  # each file on one core
+    private = read_private_key(site.key, passphrase=site.passphrase())
+    key = VaultKey(private.public, private, engine=site.engine)
     images = {}
-    for path, found in open_folder(site.data, engine):
+    for path, found in open_folder(site.data, key):
         if isinstance(found, Failure):
             raise DataError(
                 f"{path}: {found.reason}", hint="`ppfl vault verify` lists every such file"

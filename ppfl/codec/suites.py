@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from threading import Event
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +43,16 @@ class Suite(ABC):
         """What protects a sealed vector, in words for a journal."""
 
     @abstractmethod
+    def with_slots(self, *, value_bits: int, headroom_bits: int) -> Self:
+        """The same way of sealing, under the same key, for values of other sizes."""
+
+    @abstractmethod
     def part_bytes(self, values: int) -> tuple[int, ...]:
         """Lengths of the opaque parts of a vector of so many values."""
+
+    def whole(self, values: int) -> int:
+        """The least number of values, not below ``values``, after which others can be joined."""
+        return values
 
     @property
     def ahead_s(self) -> float:
@@ -66,6 +76,27 @@ class Suite(ABC):
             ValueRangeError: a value does not fit.
         """
 
+    def seal_sum(self, vectors: NDArray[np.int64]) -> SealedVector:
+        """The sum of (n, values) integers over n ≥ 1 rows, each of which is sealed by itself.
+
+        No row needs the private key, nor any other row: they are added after they were sealed.
+
+        Raises:
+            ValueRangeError: a value does not fit.
+            QuorumError: more rows than a total has room for.
+        """
+        return reduce(self.add, map(self.seal, vectors))
+
+    def join(self, vectors: Sequence[SealedVector]) -> SealedVector:
+        """Vectors end to end, each made ``whole`` with zeros but the last.
+
+        The joined vector counts as one summand, and does not show of how many vectors its pieces
+        are sums; whoever joins them makes sure that they leave room for others.
+        """
+        values = sum(self.whole(vector.values) for vector in vectors[:-1]) + vectors[-1].values
+        parts = (b"".join(vector.parts[0] for vector in vectors),)
+        return SealedVector(self.name, self.fingerprint, values, 1, parts)
+
     @abstractmethod
     def open(self, vector: SealedVector) -> NDArray[np.int64]:
         """(n,) sums in [0, 2**(value_bits + headroom_bits)).
@@ -86,8 +117,7 @@ class Suite(ABC):
         if total is None:
             return summand
         summands = total.summands + summand.summands
-        if summands > 2**self.headroom_bits:
-            raise QuorumError(f"more than {2**self.headroom_bits} summands do not fit a slot")
+        self._check_room(summands)
         parts = self._add(total, summand)
         return SealedVector(self.name, self.fingerprint, total.values, summands, parts)
 
@@ -103,6 +133,10 @@ class Suite(ABC):
     def expected(self, values: int) -> Expected:
         """What a vector of so many values looks like on the wire."""
         return Expected(self.name, self.fingerprint, values, self.part_bytes(values))
+
+    def _check_room(self, summands: int) -> None:
+        if summands > 2**self.headroom_bits:
+            raise QuorumError(f"more than {2**self.headroom_bits} summands do not fit a slot")
 
     @abstractmethod
     def _check(self, vector: SealedVector) -> None: ...
@@ -134,9 +168,17 @@ class PackedSuite(Suite):
         scheme = "Paillier" if s == 1 else f"Paillier (Damgård–Jurik, s = {s})"
         return f"{scheme}, {bits} bits"
 
+    def with_slots(self, *, value_bits: int, headroom_bits: int) -> Self:
+        """The same engine with another layout."""
+        return type(self)(self._engine, value_bits=value_bits, headroom_bits=headroom_bits)
+
     def part_bytes(self, values: int) -> tuple[int, ...]:
         """One part: the ciphertexts."""
         return (self.layout.plaintexts(values) * self._engine.ciphertext_bytes,)
+
+    def whole(self, values: int) -> int:
+        """As many values as fill the last plaintext."""
+        return self.layout.plaintexts(values) * self.layout.slots
 
     @property
     def ahead_s(self) -> float:
@@ -149,14 +191,29 @@ class PackedSuite(Suite):
 
     def seal(self, values: NDArray[np.int64]) -> SealedVector:
         """A vector of ciphertexts, each with fresh randomness."""
-        plaintexts = self.layout.pack(values)
-        randomizers = self._pool.take(self.layout.plaintexts(values.size))
-        ciphertexts = self._engine.blind(plaintexts, randomizers)
-        return SealedVector(self.name, self.fingerprint, values.size, 1, (ciphertexts,))
+        return SealedVector(self.name, self.fingerprint, values.size, 1, (self._encrypt(values),))
+
+    def seal_sum(self, vectors: NDArray[np.int64]) -> SealedVector:
+        """All rows encrypted in one call, then halved by adding until one is left."""
+        count, values = vectors.shape
+        self._check_room(count)
+        rows = np.zeros((count, self.whole(values)), np.int64)
+        rows[:, :values] = vectors
+        total, (width,) = self._encrypt(rows.reshape(-1)), self.part_bytes(values)
+        while len(total) > width:
+            half = len(total) // width // 2 * width
+            left, right, rest = total[:half], total[half : 2 * half], total[2 * half :]
+            total = self._engine.add(left, right) + rest
+        return SealedVector(self.name, self.fingerprint, values, count, (total,))
 
     def open(self, vector: SealedVector) -> NDArray[np.int64]:
         """(n,) sums, decrypted and cut into slots."""
         return self.layout.unpack(self._engine.decrypt(vector.parts[0]), vector.values)
+
+    def _encrypt(self, values: NDArray[np.int64]) -> bytes:
+        plaintexts = self.layout.pack(values)
+        randomizers = self._pool.take(self.layout.plaintexts(values.size))
+        return self._engine.blind(plaintexts, randomizers)
 
     def _check(self, vector: SealedVector) -> None:
         self._engine.check(vector.parts[0])
@@ -171,6 +228,10 @@ class UnsafePlaintextSuite(Suite):
     name: ClassVar[str] = "plaintext"
     fingerprint: ClassVar[str] = "0" * 64
     protection: ClassVar[str] = "none"
+
+    def with_slots(self, *, value_bits: int, headroom_bits: int) -> Self:
+        """Integers of other sizes."""
+        return type(self)(value_bits=value_bits, headroom_bits=headroom_bits)
 
     def part_bytes(self, values: int) -> tuple[int, ...]:
         """One part: the integers."""

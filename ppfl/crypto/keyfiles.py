@@ -7,7 +7,6 @@ only, and no key file is ever overwritten: a lost key makes every ciphertext und
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -17,13 +16,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from ppfl.crypto.keys import PrivateKey, PublicKey
+from ppfl.crypto.textfile import (
+    format_fields,
+    parse_fields,
+    read_key_text,
+    require_private,
+    write_key_text,
+)
 from ppfl.errors import InvalidKeyError, KeyFileError, WrongPassphraseError
 
-_PUBLIC_MAGIC = "ppfl public key, version 1"
-_PRIVATE_MAGIC = "ppfl private key, version 1"
+PUBLIC_MAGIC = "ppfl public key, version 1"
+PRIVATE_MAGIC = "ppfl private key, version 1"
 _SCRYPT_LOG_N = 17  # 128 MiB and about half a second for each guess
-_LARGEST_FILE = 64 * 1024
-_LINE = 76
 
 
 def write_public_key(path: Path, key: PublicKey) -> None:
@@ -32,9 +36,13 @@ def write_public_key(path: Path, key: PublicKey) -> None:
     Raises:
         KeyFileError: the file exists, or cannot be written.
     """
-    _create(
-        path,
-        _PUBLIC_MAGIC,
+    write_key_text(path, format_public_key(key), mode=0o644)
+
+
+def format_public_key(key: PublicKey) -> str:
+    """The text of a public key file."""
+    return format_fields(
+        PUBLIC_MAGIC,
         {
             "fingerprint": key.fingerprint,
             "bits": str(key.bits),
@@ -42,7 +50,6 @@ def write_public_key(path: Path, key: PublicKey) -> None:
             "n": f"{key.N:x}",
             "h": f"{key.h:x}",
         },
-        mode=0o644,
     )
 
 
@@ -54,7 +61,19 @@ def read_public_key(path: Path, *, unsafe_bits: bool = False) -> PublicKey:
             its numbers.
         InvalidKeyError: the numbers are no acceptable key.
     """
-    fields = _read(path, _PUBLIC_MAGIC, ("fingerprint", "bits", "randomizer-bits", "n", "h"))
+    return parse_public_key(read_key_text(path), where=str(path), unsafe_bits=unsafe_bits)
+
+
+def parse_public_key(text: str, *, where: str, unsafe_bits: bool = False) -> PublicKey:
+    """The public key in the text of such a file, validated; ``where`` begins error messages.
+
+    Raises:
+        KeyFileError: it is no public key file's text, or its fingerprint is not that of its
+            numbers.
+        InvalidKeyError: the numbers are no acceptable key.
+    """
+    names = ("fingerprint", "bits", "randomizer-bits", "n", "h")
+    fields = parse_fields(text, PUBLIC_MAGIC, names, where=where)
     try:
         key = PublicKey(
             N=int(fields["n"], 16),
@@ -62,9 +81,9 @@ def read_public_key(path: Path, *, unsafe_bits: bool = False) -> PublicKey:
             randomizer_bits=int(fields["randomizer-bits"]),
         )
     except ValueError:
-        raise KeyFileError(f"{path}: a number in it is damaged") from None
+        raise KeyFileError(f"{where}: a number in it is damaged") from None
     if key.fingerprint != fields["fingerprint"] or str(key.bits) != fields["bits"]:
-        raise KeyFileError(f"{path}: its fingerprint is not that of its numbers")
+        raise KeyFileError(f"{where}: its fingerprint is not that of its numbers")
     key.validate(unsafe_bits=unsafe_bits)
     return key
 
@@ -78,25 +97,16 @@ def write_private_key(path: Path, key: PrivateKey, *, passphrase: str) -> None:
     if not passphrase:
         raise KeyFileError(f"{path}: a private key is not written without a passphrase")
     public = key.public
-    numbers = {"h": public.h, "P": key.P, "Q": key.Q, "p": key.p, "q": key.q}
-    text = json.dumps(
-        {name: f"{number:x}" for name, number in numbers.items()}
-        | {"randomizer-bits": public.randomizer_bits}
-    )
     salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
     cipher = AESGCM(_stretch(passphrase, salt=salt, log_n=_SCRYPT_LOG_N))
-    sealed = cipher.encrypt(nonce, text.encode(), _bound_to(public.fingerprint))
-    _create(
-        path,
-        _PRIVATE_MAGIC,
-        {
-            "fingerprint": public.fingerprint,
-            "kdf": f"scrypt {_SCRYPT_LOG_N} {salt.hex()}",
-            "cipher": f"aes-256-gcm {nonce.hex()}",
-            "sealed": b64encode(sealed).decode(),
-        },
-        mode=0o600,
-    )
+    sealed = cipher.encrypt(nonce, encode_numbers(key), _bound_to(public.fingerprint))
+    fields = {
+        "fingerprint": public.fingerprint,
+        "kdf": f"scrypt {_SCRYPT_LOG_N} {salt.hex()}",
+        "cipher": f"aes-256-gcm {nonce.hex()}",
+        "sealed": b64encode(sealed).decode(),
+    }
+    write_key_text(path, format_fields(PRIVATE_MAGIC, fields), mode=0o600)
 
 
 def read_private_key(path: Path, *, passphrase: str, unsafe_bits: bool = False) -> PrivateKey:
@@ -108,11 +118,8 @@ def read_private_key(path: Path, *, passphrase: str, unsafe_bits: bool = False) 
         WrongPassphraseError: this passphrase does not open it, or the file was changed.
         InvalidKeyError: the numbers are no acceptable key.
     """
-    fields = _read(path, _PRIVATE_MAGIC, ("fingerprint", "kdf", "cipher", "sealed"))
-    if path.stat().st_mode & 0o077:
-        raise KeyFileError(
-            f"{path}: others than its owner can read this private key", hint=f"chmod 600 {path}"
-        )
+    fields = parse_private_fields(read_key_text(path), where=str(path))
+    require_private(path)
     try:
         kdf, log_n_text, salt_text = fields["kdf"].split(" ")
         name, nonce_text = fields["cipher"].split(" ")
@@ -130,14 +137,39 @@ def read_private_key(path: Path, *, passphrase: str, unsafe_bits: bool = False) 
             f"{path}: the passphrase does not open this private key",
             hint="check the passphrase; if it is right, the file was changed",
         ) from None
-    key = _parse_private(opened)
+    key = decode_numbers(opened)
     if key.public.fingerprint != fields["fingerprint"]:
         raise KeyFileError(f"{path}: its fingerprint is not that of its numbers")
     key.validate(unsafe_bits=unsafe_bits)
     return key
 
 
-def _parse_private(text: bytes) -> PrivateKey:
+def parse_private_fields(text: str, *, where: str) -> dict[str, str]:
+    """What anyone can see in the text of a private key file; ``where`` begins error messages.
+
+    Raises:
+        KeyFileError: it is no private key file's text.
+    """
+    names = ("fingerprint", "kdf", "cipher", "sealed")
+    return parse_fields(text, PRIVATE_MAGIC, names, where=where)
+
+
+def encode_numbers(key: PrivateKey) -> bytes:
+    """What is sealed of a private key, whoever it is sealed for: JSON in ASCII."""
+    numbers = {"h": key.public.h, "P": key.P, "Q": key.Q, "p": key.p, "q": key.q}
+    text = json.dumps(
+        {name: f"{number:x}" for name, number in numbers.items()}
+        | {"randomizer-bits": key.public.randomizer_bits}
+    )
+    return text.encode()
+
+
+def decode_numbers(text: bytes) -> PrivateKey:
+    """The private key that ``encode_numbers`` wrote, not validated.
+
+    Raises:
+        InvalidKeyError: the text does not hold the numbers of a key.
+    """
     try:
         table = json.loads(text)
         h, P, Q, p, q = (int(table[name], 16) for name in ("h", "P", "Q", "p", "q"))
@@ -153,49 +185,4 @@ def _stretch(passphrase: str, *, salt: bytes, log_n: int) -> bytes:
 
 
 def _bound_to(fingerprint: str) -> bytes:
-    return f"{_PRIVATE_MAGIC}\n{fingerprint}".encode()
-
-
-def _create(path: Path, magic: str, fields: dict[str, str], *, mode: int) -> None:
-    lines = [magic]
-    for name, value in fields.items():
-        first, rest = value[: _LINE - len(name)], value[_LINE - len(name) :]
-        lines.append(f"{name}: {first}")
-        lines += [f"  {rest[start : start + _LINE]}" for start in range(0, len(rest), _LINE)]
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError:
-        raise KeyFileError(
-            f"{path}: a file of this name exists, and no key is ever overwritten",
-            hint="choose another name, or move the old key away yourself",
-        ) from None
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be created: {error.strerror}") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write("\n".join(lines) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read(path: Path, magic: str, names: tuple[str, ...]) -> dict[str, str]:
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise KeyFileError(f"{path}: too large for a key file")
-        lines = path.read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        raise KeyFileError(f"{path}: no such key file") from None
-    except (OSError, UnicodeDecodeError):
-        raise KeyFileError(f"{path}: not a readable text file") from None
-    if not lines or lines[0] != magic:
-        raise KeyFileError(f"{path}: does not begin with “{magic}”")
-    fields: dict[str, str] = {}
-    name = ""
-    for line in lines[1:]:
-        if line.startswith("  ") and name:
-            fields[name] += line.strip()
-        else:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-    if tuple(fields) != names:
-        raise KeyFileError(f"{path}: must hold exactly the lines {', '.join(names)}")
-    return fields
+    return f"{PRIVATE_MAGIC}\n{fingerprint}".encode()

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ppfl.errors import RunError
 
+AlarmCode = Literal[
+    "metrics-disagree", "model-disagrees", "mean-xrays-disagree", "site-lost", "clipping"
+]
+
 
 class Event(BaseModel):
     """What every line has: the format's version and the time, UTC."""
@@ -51,6 +55,7 @@ class SiteEnrolled(Event):
     event: Literal["site_enrolled"] = "site_enrolled"
     site: str
     bytes_up: int
+    bytes_down: int = Field(0, description="of the starting parameters")
 
 
 class RoundStarted(Event):
@@ -105,12 +110,24 @@ class MetricsReleased(Event):
     metrics: dict[str, Any]
 
 
+class MeanXRaysReleased(Event):
+    """The sites opened the federation's sums of X-rays, once, before the first round."""
+
+    event: Literal["mean_xrays_released"] = "mean_xrays_released"
+    sites: tuple[str, ...]
+    bytes_up: int = Field(description="bytes of the sums that each site sent, sealed")
+    pictures: dict[str, str] = Field(
+        description="the mean X-ray of each class that enough images and sites are behind: a PNG "
+        "file, 8-bit grey, in base64"
+    )
+
+
 class Alarm(Event):
     """Something that a person should look at."""
 
     event: Literal["alarm"] = "alarm"
     round: int
-    code: Literal["metrics-disagree", "model-disagrees", "site-lost", "clipping"]
+    code: AlarmCode
     sentence: str
 
 
@@ -178,6 +195,7 @@ AnyEvent = (
     | SiteFailed
     | RoundClosed
     | MetricsReleased
+    | MeanXRaysReleased
     | Alarm
     | LeftHospital
     | Refused

@@ -69,9 +69,12 @@ class VectorPlan:
         study: the study, whose fingerprint binds each vector.
         parameters: shapes of the tensors that are averaged, in order; may be empty.
         integers: shapes of the integers that are added, in order.
+        value_bits: bits of a value where they are not the study's; only without parameters.
     """
 
-    def __init__(self, study: Study, *, parameters: Shapes, integers: Shapes) -> None:
+    def __init__(
+        self, study: Study, *, parameters: Shapes, integers: Shapes, value_bits: int = 0
+    ) -> None:
         self._study = study
         self._parameters = dict(parameters)
         self._ranges = sum(count_ranges(shape) for shape in parameters.values())
@@ -81,7 +84,7 @@ class VectorPlan:
             bound["ranges"] = TailField((self._ranges,), RANGE_BITS)
         self._bound = tuple(bound)
         fields = bound | {name: TailField(shape) for name, shape in integers.items()}
-        self._tail = TailLayout(fields, study.encryption.value_bits)
+        self._tail = TailLayout(fields, value_bits or study.encryption.value_bits)
 
     @property
     def values(self) -> int:
@@ -142,12 +145,19 @@ class VectorPlan:
         """What a sum holds, after checking that it is a sum the study allows to be opened.
 
         Raises:
+            PpflError: as for :meth:`read`, or the suite cannot open it.
+        """
+        return self.read(suite.open(vector), round_number=round_number)
+
+    def read(self, sums: NDArray[np.int64], *, round_number: int) -> Opened:
+        """What the (values,) integers of an opened sum say, after the same checks.
+
+        Raises:
             QuorumError: it is a sum of fewer sites than the study demands, or of more than it has.
             StaleRoundError: it is the sum of another round.
             StudyMismatchError: it is a sum of another study.
             MalformedMessageError: it is no sum of such vectors, or its sites disagree about ranges.
         """
-        sums = suite.open(vector)
         split = sums.size - self._tail.values
         integers = self._tail.decode(sums[split:])
         bound = {name: integers.pop(name) for name in self._bound}

@@ -21,11 +21,14 @@ def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
     ``batch`` and result are (n, 1, h, w) float32 in [0, 1]. Turns reach 7 degrees, shifts 5 % of a
     side, zooms 7 %, contrast and brightness 10 %. What comes in at an edge repeats the edge.
 
+    Of cipher images, (n, 3, h, w), whole pixels are moved and nothing else is done: between two
+    ciphertexts there is nothing.
+
     Never mirrored: upside down no radiograph is taken, and left to right a mirrored chest shows
     the heart on the wrong side, a finding of its own (situs inversus) which the network would
     learn to ignore, together with every other difference between the sides.
     """
-    count, _, height, width = batch.shape
+    count, channels, height, width = batch.shape
     draws = torch.rand(6, count, generator=generator) * 2 - 1
     angle, zoom = draws[0] * _TURN, 1 + draws[1] * _ZOOM
     right, down = draws[2] * 2 * _SHIFT, draws[3] * 2 * _SHIFT  # the grid is 2 wide and 2 high
@@ -37,8 +40,14 @@ def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
         torch.stack(rows, dim=1).view(count, 2, 3), list(batch.shape), align_corners=False
     )
     moved = functional.grid_sample(
-        batch, grid, mode="bilinear", padding_mode="border", align_corners=False
+        batch,
+        grid,
+        mode="bilinear" if channels == 1 else "nearest",
+        padding_mode="border",
+        align_corners=False,
     )
+    if channels > 1:
+        return moved
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
     per_image = (-1, 1, 1, 1)
     changed = (moved - mean) * contrast.view(per_image) + mean + brightness.view(per_image)

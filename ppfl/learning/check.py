@@ -88,7 +88,7 @@ def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None)
         by_pixels[look.pixels].append(record)
     copies = [same for same in by_pixels.values() if len(same) > 1]
     sizes = sorted({look.size for _, look in seen}, key=lambda size: (size[0] * size[1], size))
-    dicom = _dicom_report([look.dicom for _, look in seen if look.dicom])
+    dicom = count_dicom([look.dicom for _, look in seen if look.dicom])
     return FolderReport(
         layout=layout_of(folder),
         classes=_counts(record.label for record in records),
@@ -107,6 +107,18 @@ def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None)
             *_warnings_of_failures([error for _, error in failed], len(records)),
             *_warnings_of_dicom(dicom),
         ),
+    )
+
+
+def count_dicom(facts: Sequence[DicomFacts]) -> DicomReport:
+    """A report on DICOM files that were read."""
+    return DicomReport(
+        files=len(facts),
+        burned_in=_counts(told.burned_in for told in facts),
+        identifying=_counts(keyword for told in facts for keyword in told.identifying),
+        modalities=_counts(told.modality for told in facts),
+        views=_counts(told.view for told in facts),
+        several_windows=sum(told.windows > 1 for told in facts),
     )
 
 
@@ -140,17 +152,6 @@ def _look_at(path: Path) -> _Look | UnreadableImageError:
     width, height = grey.picture.size
     digest = hashlib.sha256(f"{width}x{height}:".encode() + grey.picture.tobytes())
     return _Look((width, height), grey.stored_mode, digest.hexdigest(), grey.dicom)
-
-
-def _dicom_report(facts: Sequence[DicomFacts]) -> DicomReport:
-    return DicomReport(
-        files=len(facts),
-        burned_in=_counts(told.burned_in for told in facts),
-        identifying=_counts(keyword for told in facts for keyword in told.identifying),
-        modalities=_counts(told.modality for told in facts),
-        views=_counts(told.view for told in facts),
-        several_windows=sum(told.windows > 1 for told in facts),
-    )
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,20 @@ from ppfl.errors import DataError, UnreadableImageError
 from ppfl.learning.sources import ImageRecord
 from ppfl.xray.pictures import read_grey
 
-_CACHE_VERSION = 1  # to be raised when the same file would give other pixels
+_CACHE_VERSION = 2  # to be raised when the same files would give another cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """Images (n, size, size) in [0, 255] and their labels (n,), indices into the classes."""
+    """Images (n, size, size) in [0, 255] and their labels (n,), indices into the classes.
+
+    ``groups`` (n,) names each image's patient, where that is known. Cipher images have three
+    channels: (n, size, size, 3).
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    groups: tuple[str, ...] = ()
 
 
 def load_images(
@@ -37,7 +43,7 @@ def load_images(
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ImageSet:
-    """The records' images, ``size`` pixels square, in the order of the records.
+    """The records' images, ``size`` pixels square, ordered as by :func:`order_images`.
 
     ``cache`` is a folder in which the pixels are kept, for their owner's eyes only but in the
     clear, until a file's size or time of change differs; they are then mapped, not read.
@@ -55,14 +61,28 @@ def load_images(
         )
     labels = np.array([index[record.label] for record in records], dtype=np.int64)
     kept = _cache_file(cache, records, size=size) if cache and records else None
-    images = _read_cache(kept, shape=(len(records), size, size)) if kept else None
-    if images is not None and progress:
+    shapes = (len(records), size, size), (len(records),)
+    cached = read_arrays(kept, *shapes) if kept else None
+    ordered = _Ordered(*cached) if cached else None
+    if ordered and progress:
         progress(len(records))
-    if images is None:
-        images = _decode_all([record.path for record in records], size=size, progress=progress)
+    if ordered is None:
+        paths = [record.path for record in records]
+        ordered = _order(_decode_all(paths, size=size, progress=progress))
         if kept:
-            _write_cache(kept, images)
-    return ImageSet(images, labels)
+            write_arrays(kept, ordered.images, ordered.ranks)
+    return ordered.with_labels(labels, [record.group for record in records])
+
+
+def order_images(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], groups: Sequence[str]
+) -> ImageSet:
+    """Images (n, size, size), their labels (n,) and groups (n,) in the order of their content.
+
+    Whichever order they come in, training then goes the same way: names and places are not the
+    same in a folder, in its copy and in its vault. Images that look the same go by label and group.
+    """
+    return _order(images).with_labels(labels, groups)
 
 
 def pixel_sums(images: ImageSet) -> tuple[int, int, int]:
@@ -72,6 +92,28 @@ def pixel_sums(images: ImageSet) -> tuple[int, int, int]:
         counts += np.bincount(image.ravel(), minlength=256)
     levels = np.arange(256, dtype=np.int64)
     return int(counts.sum()), int(counts @ levels), int(counts @ levels**2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ordered:
+    """Images by their digests, and where among these each image was put.
+
+    ``ranks`` (n,) are in the order in which the images came; equal images have equal ranks.
+    """
+
+    images: NDArray[np.uint8]
+    ranks: NDArray[np.int64]
+
+    def with_labels(self, labels: NDArray[np.int64], groups: Sequence[str]) -> ImageSet:
+        """With labels and groups that are in the order in which the images came."""
+        order = np.lexsort((np.array(groups, np.str_), labels, self.ranks))
+        return ImageSet(self.images, labels[order], tuple(groups[i] for i in order))
+
+
+def _order(images: NDArray[np.uint8]) -> _Ordered:
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    _, ranks = np.unique(np.array(digests, dtype="S64"), return_inverse=True)
+    return _Ordered(images[np.argsort(ranks)], ranks)
 
 
 def _decode_all(
@@ -104,23 +146,35 @@ def _cache_file(cache: Path, records: Sequence[ImageRecord], *, size: int) -> Pa
     return cache / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
 
 
-def _read_cache(kept: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The cached pixels, or nothing if there are none or the file is damaged."""
+def read_arrays(kept: Path, *shapes: tuple[int, ...]) -> list[NDArray[Any]] | None:
+    """The arrays that ``write_arrays`` kept, or None if there are none or the file is damaged.
+
+    The first, of uint8, is mapped copy on write: torch wants arrays that may be written to.
+    """
     try:
-        # Copy on write: torch wants arrays it may write to, and the file must not change.
-        images = np.load(kept, mmap_mode="c", allow_pickle=False)
+        first = np.load(kept, mmap_mode="c", allow_pickle=False)
+        with kept.open("rb") as file:
+            file.seek(first.offset + first.nbytes)
+            arrays = [first, *(np.load(file, allow_pickle=False) for _ in shapes[1:])]
     except (OSError, ValueError, EOFError):
         return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+    sound = tuple(array.shape for array in arrays) == shapes and first.dtype == np.uint8
+    return arrays if sound else None
 
 
-def _write_cache(kept: Path, images: NDArray[np.uint8]) -> None:
+def write_arrays(kept: Path, *arrays: NDArray[Any]) -> None:
+    """Keep arrays in a cache, in the clear, for its owner's eyes only.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=kept.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.save(file, images)
+                for array in arrays:
+                    np.save(file, array)
             os.replace(name, kept)
         except BaseException:
             os.unlink(name)

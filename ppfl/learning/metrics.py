@@ -20,7 +20,7 @@ from torch import nn
 
 from ppfl.errors import DataError, MalformedMessageError, ModelError, NotFiniteError
 from ppfl.learning.images import ImageSet
-from ppfl.learning.models import network_input
+from ppfl.learning.models import as_tensor, network_input
 
 _SCORE_BINS = 200
 _CONFIDENCE_BINS = 15
@@ -189,7 +189,9 @@ def predict(
     normalisation: tuple[float, float],
     batch_size: int = 64,
 ) -> NDArray[np.float32]:
-    """Probabilities (n, C) for 8-bit grey images (n, h, w); the model is left in evaluation mode.
+    """Probabilities (n, C) for 8-bit images (n, h, w) or (n, h, w, 3).
+
+    The model is left in evaluation mode.
 
     Raises:
         NotFiniteError: the model answers with NaN or infinity.
@@ -198,7 +200,7 @@ def predict(
     answers = []
     with torch.inference_mode():
         for start in range(0, max(len(images), 1), batch_size):
-            pixels = torch.tensor(images[start : start + batch_size]).unsqueeze(1).float().div_(255)
+            pixels = as_tensor(images[start : start + batch_size])
             answers.append(model(network_input(pixels, normalisation)).softmax(dim=1))
     probabilities: NDArray[np.float32] = torch.cat(answers).numpy()
     if not np.isfinite(probabilities).all():

@@ -2,6 +2,9 @@
 
 [LJZ21] Li, Jiang, Zhang, Kamp, Dou: FedBN: Federated learning on non-IID features via local batch
 normalization. ICLR 2021.
+
+[ALC19] Arivazhagan, Aggarwal, Singh, Choudhary: Federated learning with personalization layers.
+arXiv:1912.00818, 2019.
 """
 
 from __future__ import annotations
@@ -11,9 +14,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from ppfl.errors import ModelError, NotFiniteError
 from ppfl.learning.files import read_tensors
+from ppfl.settings import ModelOptions
 
 _AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # second outputs that build_model leaves out
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # as in torchvision's files
@@ -41,12 +44,10 @@ def build_model(architecture: str, *, classes: int, seed: int) -> nn.Module:
     """
     names = list_models(module=torchvision.models)
     if architecture not in names:
-        close = difflib.get_close_matches(architecture, names)
+        otherwise = "see torchvision's documentation for the names of its classifiers"
         raise ModelError(
             f"torchvision has no classifier called {architecture!r}",
-            hint=f"did you mean {' or '.join(close)}?"
-            if close
-            else "see torchvision's documentation for the names of its classifiers",
+            hint=_near(architecture, names) or otherwise,
         )
     options: dict[str, bool] = {}
     if architecture in ("googlenet", "inception_v3"):
@@ -55,6 +56,12 @@ def build_model(architecture: str, *, classes: int, seed: int) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         model: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
     return model
+
+
+def _near(name: str, names: Collection[str]) -> str:
+    """A hint at names like this one, empty where there is none."""
+    close = difflib.get_close_matches(name, names)
+    return f"did you mean {' or '.join(close)}?" if close else ""
 
 
 def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str) -> list[str]:
@@ -115,24 +122,56 @@ def _last_layer(model: nn.Module) -> str:
     return f"{names[-1]}."
 
 
-def get_parameters(
-    model: nn.Module, *, batch_norm: Literal["average", "local"]
-) -> dict[str, NDArray[np.float32]]:
+def get_parameters(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Copies of the model's floating-point tensors, in state-dict order.
 
-    The running statistics of batch norm are among them, its counters are not. With ``local``
-    nothing of a batch-norm layer is [LJZ21].
+    The running statistics of batch norm are among them, its counters are not.
     """
-    left_out = tuple(batch_norm_layers(model)) if batch_norm == "local" else ()
     return {
         name: np.array(tensor.cpu().numpy(), dtype=np.float32, order="C")
         for name, tensor in _floating(model.state_dict()).items()
-        if not name.startswith(left_out)
     }
 
 
 def _floating(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+
+
+def shared_names(names: Iterable[str], options: ModelOptions) -> list[str]:
+    """Those of a network's parameters that the sites average, in the order of ``names``.
+
+    The others are local: each site trains its own, from the same start. They are all tensors of
+    ``local_layers`` [ALC19], and, where ``batch_norm`` is local, all of each layer that has
+    running statistics [LJZ21].
+
+    Raises:
+        ModelError: the network has no such layer, or nothing is left to average.
+    """
+    names = list(names)
+    layers = dict.fromkeys(layer for name in names for layer in _layers_around(name))
+    for layer in options.local_layers:
+        if layer not in layers:
+            outermost = ", ".join(name for name in layers if "." not in name)
+            raise ModelError(
+                f"model.local_layers: {options.architecture} has no layer {layer!r} that holds "
+                "parameters",
+                hint=_near(layer, layers) or f"its outermost layers are {outermost}",
+            )
+    local = set(options.local_layers)
+    if options.batch_norm == "local":
+        local |= {name.rpartition(".")[0] for name in names if name.endswith(".running_mean")}
+    shared = [name for name in names if local.isdisjoint(_layers_around(name))]
+    if not shared:
+        raise ModelError(
+            f"model.local_layers: every parameter of {options.architecture} would stay at its site",
+            hint="leave at least one layer to average",
+        )
+    return shared
+
+
+def _layers_around(name: str) -> list[str]:
+    """The names of the layers that a tensor lies in: ``a`` and ``a.b`` for ``a.b.weight``."""
+    return list(itertools.accumulate(name.split(".")[:-1], "{}.{}".format))
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -144,16 +183,14 @@ def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def set_parameters(model: nn.Module, parameters: Mapping[str, NDArray[np.float32]]) -> None:
-    """Put parameters into the model: all of ``get_parameters``, or all but batch norm.
+    """Put all parameters into the model, in the order of ``get_parameters``.
 
     Raises:
         ModelError: names, their order, shapes or types differ. The model is then unchanged.
         NotFiniteError: a tensor holds NaN or infinity. The model is then unchanged.
     """
     own = _floating(model.state_dict())
-    without = [name for name in own if not name.startswith(tuple(batch_norm_layers(model)))]
-    names = without if len(parameters) == len(without) else list(own)
-    for expected, got in itertools.zip_longest(names, parameters):
+    for expected, got in itertools.zip_longest(own, parameters):
         if expected != got:
             raise ModelError(f"expected tensor {expected or 'end'}, got {got or 'end'}")
     for name, array in parameters.items():
@@ -181,11 +218,18 @@ def parameters_sha256(parameters: Mapping[str, NDArray[np.float32]]) -> str:
     return digest.hexdigest()
 
 
+def as_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Pixels (n, 1, h, w) in [0, 1] of grey images (n, h, w), or (n, 3, h, w) of (n, h, w, 3)."""
+    pixels = torch.tensor(images)
+    pixels = pixels.unsqueeze(1) if images.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return pixels.float().div_(255)
+
+
 def network_input(pixels: Tensor, normalisation: tuple[float, float]) -> Tensor:
-    """Normalised images (n, 3, h, w) in channels-last order from grey ones (n, 1, h, w).
+    """Normalised images (n, 3, h, w) in channels-last order from those of ``as_tensor``.
 
     ``pixels`` lie in [0, 1], as do the mean and the standard deviation of ``normalisation``.
     """
     mean, deviation = normalisation
-    grey = (pixels - mean) / deviation
-    return grey.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    normalised = (pixels - mean) / deviation
+    return normalised.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

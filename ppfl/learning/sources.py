@@ -43,7 +43,9 @@ class ImageRecord:
     site: str = ""
 
 
-def read_records(folder: Path, *, classes: Sequence[str] = ()) -> list[ImageRecord]:
+def read_records(
+    folder: Path, *, classes: Sequence[str] = (), missing_ok: bool = False
+) -> list[ImageRecord]:
     """The X-rays of a folder or CSV table, sorted by path, which is absolute.
 
     A table is the CSV file itself, or ``manifest.csv`` or ``index.csv`` in the folder. It has the
@@ -62,7 +64,8 @@ def read_records(folder: Path, *, classes: Sequence[str] = ()) -> list[ImageReco
 
     A group that no table gives is a hash of a DICOM's PatientID (see `patient_group`), or the
     patient in a file name of Kermany's set, else the SHA-256 of the file, so that copies of one
-    file at least stay together.
+    file at least stay together. With ``missing_ok`` a file that is missing or must not be read is
+    a record as well, of an empty group: whoever opens the file says what is wrong with it.
 
     Raises:
         DataError: the folder or a listed file is missing, the table lacks a column, lists a file
@@ -84,14 +87,14 @@ def read_records(folder: Path, *, classes: Sequence[str] = ()) -> list[ImageReco
     if not kept:
         raise _nothing_found(table or folder, found, classes)
     missing = [entry.path for entry, _ in kept if not entry.path.is_file()]
-    if missing:
+    if missing and not missing_ok:
         raise DataError(
             f"{table or folder}: {len(missing)} of {len(kept)} images are missing, the first is "
             f"{missing[0]}",
             hint="copy the files to where the table says, or take their lines out",
         )
     return [
-        ImageRecord(entry.path, label, entry.group or _group_of(entry.path), entry.site)
+        ImageRecord(entry.path, label, entry.group or _group_of(entry.path, missing_ok), entry.site)
         for entry, label in kept
     ]
 
@@ -271,7 +274,9 @@ def _cannot_list(error: OSError) -> None:
     raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
 
 
-def _group_of(path: Path) -> str:
+def _group_of(path: Path, missing_ok: bool) -> str:
+    if missing_ok and not path.is_file():  # nor would one come back from opening a pipe
+        return ""
     patient = patient_group(path) if names_dicom(path) else ""
     if patient:
         return patient
@@ -283,6 +288,8 @@ def _group_of(path: Path) -> str:
         with path.open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
+        if missing_ok:
+            return ""
         raise DataError(f"{path}: the image cannot be read: {error.strerror}") from None
 
 

@@ -23,7 +23,8 @@ class StudyModel:
     """A trained network and what its input and output mean.
 
     ``size`` is the side of the square input in pixels, ``normalisation`` mean and standard
-    deviation of a pixel in [0, 1].
+    deviation of a pixel in [0, 1], ``cipher`` what the network sees in place of a pixel
+    (``images.cipher`` of the study).
     """
 
     network: nn.Module
@@ -31,6 +32,7 @@ class StudyModel:
     classes: tuple[str, ...]
     size: int
     normalisation: tuple[float, float]
+    cipher: str = "none"
 
     def write(self, path: Path, *, study: str) -> None:
         """Write it as safetensors, for its owner's eyes; ``study`` is the study's fingerprint.
@@ -38,7 +40,7 @@ class StudyModel:
         Raises:
             ModelError: the file cannot be written.
         """
-        parameters = get_parameters(self.network, batch_norm="average")
+        parameters = get_parameters(self.network)
         save_model(
             path,
             parameters,
@@ -48,6 +50,7 @@ class StudyModel:
                 "classes": json.dumps(self.classes),
                 "size": str(self.size),
                 "normalisation": json.dumps(self.normalisation),
+                "cipher": self.cipher,
                 "sha256": parameters_sha256(parameters),
             },
         )
@@ -64,21 +67,24 @@ class StudyModel:
             classes = tuple(str(name) for name in json.loads(metadata["classes"]))
             mean, deviation = (float(number) for number in json.loads(metadata["normalisation"]))
             size, architecture = int(metadata["size"]), metadata["architecture"]
-            sha256 = metadata["sha256"]
+            sha256, cipher = metadata["sha256"], metadata.get("cipher", "none")
         except (KeyError, TypeError, ValueError):
             raise ModelError(f"{path}: not the model of a study") from None
         if parameters_sha256(parameters) != sha256:
             raise ModelError(f"{path}: the parameters are not those that were written")
         network = build_model(architecture, classes=len(classes), seed=0)
         set_parameters(network, parameters)
-        return cls(network, architecture, classes, size, (mean, deviation))
+        return cls(network, architecture, classes, size, (mean, deviation), cipher)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (n, classes) for 8-bit grey images (n, size, size).
+        """Probabilities (n, classes) for 8-bit images (n, size, size), or cipher images.
 
         Raises:
+            ModelError: the network was trained on cipher images and these are X-rays, or the
+                other way round.
             NotFiniteError: the network answers with NaN or infinity.
         """
+        self._require(images)
         return predict(self.network, images, normalisation=self.normalisation)
 
     def evaluate(self, images: ImageSet) -> EvaluationCounts:
@@ -86,8 +92,17 @@ class StudyModel:
 
         Raises:
             DataError: a label is no class.
+            ModelError: as for ``predict``.
             NotFiniteError: the network answers with NaN or infinity.
         """
+        self._require(images.images)
         return evaluate(
             self.network, images, classes=len(self.classes), normalisation=self.normalisation
         )
+
+    def _require(self, images: NDArray[np.uint8]) -> None:
+        if (images.ndim == 4) != (self.cipher != "none"):
+            raise ModelError(
+                f"the model reads images with cipher = {self.cipher}, these are others",
+                hint="docs/reproduction.md: only its own site can make them",
+            )

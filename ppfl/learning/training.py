@@ -19,7 +19,7 @@ from torch.nn import functional
 from ppfl.errors import DataError, NotFiniteError, RoundError
 from ppfl.learning.augment import augment
 from ppfl.learning.images import ImageSet
-from ppfl.learning.models import batch_norm_layers, network_input
+from ppfl.learning.models import as_tensor, batch_norm_layers, network_input
 from ppfl.settings import TrainingOptions
 
 _STATISTIC_IMAGES = 1024  # enough for statistics that hardly vary from draw to draw
@@ -114,7 +114,7 @@ def train_locally(
             rate = learning_rate_at(done, options)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            pixels = torch.from_numpy(data.images[chosen]).unsqueeze(1).float().div_(255)
+            pixels = as_tensor(data.images[chosen])
             if options.augmentation:
                 pixels = augment(pixels, generator)
             labels = torch.from_numpy(data.labels[chosen])
@@ -160,8 +160,7 @@ def _estimate_statistics(
         layer.train()
     with torch.no_grad():
         for batch in np.split(images, _cuts(len(images), _STATISTIC_BATCH)):
-            pixels = torch.from_numpy(batch).unsqueeze(1).float().div_(255)
-            model(network_input(pixels, normalisation))
+            model(network_input(as_tensor(batch), normalisation))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.train()

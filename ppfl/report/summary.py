@@ -12,6 +12,7 @@ from typing import Any
 from ppfl.federation.journal import (
     Alarm,
     AnyEvent,
+    MeanXRaysReleased,
     MetricsReleased,
     RoundClosed,
     SiteAnswered,
@@ -43,7 +44,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run: how it began, its rounds, how it ended."""
+    """A run: how it began, its rounds, how it ended.
+
+    ``mean_xrays`` maps a class to the federation's mean X-ray of it, a PNG file in base64.
+    """
 
     started: StudyStarted | None
     rounds: tuple[Round, ...]
@@ -51,6 +55,7 @@ class Summary:
     closed: StudyClosed | None
     failed: StudyFailed | None
     notes: tuple[str, ...] = field(default=())
+    mean_xrays: dict[str, str] = field(default_factory=dict)
 
     @property
     def hidden_share(self) -> float:
@@ -106,6 +111,7 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
     answers: dict[int, dict[str, SiteAnswered]] = {}
     closed_rounds: dict[int, RoundClosed] = {}
     metrics: dict[tuple[int, str], dict[str, Any]] = {}
+    mean_xrays: dict[str, str] = {}
     notes = []
     for event in events:
         if isinstance(event, SiteAnswered):
@@ -114,6 +120,8 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
             closed_rounds[event.round] = event
         elif isinstance(event, MetricsReleased):
             metrics[event.round, event.split] = event.metrics
+        elif isinstance(event, MeanXRaysReleased):
+            mean_xrays = event.pictures
         elif isinstance(event, SiteFailed):
             notes.append(f"round {event.round}: {event.site} is not in it: {event.sentence}")
         elif isinstance(event, Alarm):
@@ -141,6 +149,7 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
         closed=next((e for e in reversed(events) if isinstance(e, StudyClosed)), None),
         failed=last if isinstance(last, StudyFailed) else None,
         notes=tuple(notes),
+        mean_xrays=mean_xrays,
     )
 
 

@@ -10,9 +10,25 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from ppfl.errors import SettingsError
-from ppfl.settings.study import Name, Section, read_settings
+from ppfl.settings.study import Name, Section, Sha256, absolute_paths, read_settings
 
 PASSPHRASE_VARIABLE = "PPFL_PASSPHRASE"  # noqa: S105 - the variable's name
+
+
+class Connection(Section):
+    """Where the coordinator is, and how this site proves that it is this site."""
+
+    host: str = Field(description="the coordinator's name or IP address")
+    port: int = Field(ge=1, le=65535, description="the coordinator's port")
+    ca_certificate: Path = Field(
+        Path("ca.crt"), description="the only authority whose certificates this site trusts"
+    )
+    node_key: Path = Field(
+        Path("supernode.key"), description="private key by which Flower knows this site's SuperNode"
+    )
+    node_port: int = Field(
+        9501, ge=1, le=65535, description="the SuperNode's own port, on this machine only"
+    )
 
 
 class SiteFile(Section):
@@ -30,6 +46,14 @@ class SiteFile(Section):
     engine: Literal["auto", "native", "gmp", "reference"] = "auto"
     threads: int = Field(0, ge=0, le=1024, description="cores to use; 0: all of them")
 
+    approved_study: Sha256 = Field(
+        "", description="fingerprint of the study the hospital agreed to; it serves no other"
+    )
+    approved_code: Sha256 = Field(
+        "", description="digest of the installed code the hospital agreed to; it runs no other"
+    )
+    coordinator: Connection | None = Field(None, description="a table; none in a simulation")
+
     @model_validator(mode="after")
     def _passphrase_has_a_key(self) -> Self:
         if self.passphrase_file and not self.key:
@@ -43,14 +67,7 @@ class SiteFile(Section):
         Raises:
             SettingsError: the file is missing, is no TOML, or breaks a rule.
         """
-        site = read_settings(path, cls)
-        base = path.resolve().parent
-        absolute = {
-            name: base / value
-            for name in ("study", "data", "key", "passphrase_file", "work")
-            if (value := getattr(site, name)) is not None
-        }
-        return site.model_copy(update=absolute)
+        return absolute_paths(read_settings(path, cls), path.resolve().parent)
 
     def to_toml(self) -> str:
         """The site file's text."""

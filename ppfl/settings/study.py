@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ppfl.errors import SettingsError
 
@@ -18,6 +18,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 """A SHA-256 digest in lower-case hexadecimal, or empty where it is not yet known."""
+
+
+_FEWEST_IN_A_MEAN = 5  # X-rays; in the mean of two or three, each can still be made out
 
 
 class Section(BaseModel):
@@ -34,6 +37,23 @@ class ImageOptions(Section):
         "federation",
         description="mean and standard deviation of a pixel in [0, 1]; `federation` computes both "
         "over all sites under encryption",
+    )
+    cipher: Literal[
+        "none",
+        "unsafe_fixed_randomness",
+        "unsafe_low_byte",
+        "unsafe_no_randomness",
+        "fresh_randomness",
+    ] = Field(
+        "none",
+        description="what the network sees in place of a pixel, to measure what it costs and leaks "
+        "(docs/reproduction.md): bytes of its ciphertext under one secret ρ, the last byte of it, "
+        "its ciphertext with ρ = 1, or with a fresh ρ for each pixel, from which nothing is learnt",
+    )
+    cipher_secret: Literal["federation", "site"] = Field(
+        "federation",
+        description="the secret that ρ is drawn from: one for all sites, derived from the "
+        "private key, or each site's own",
     )
     validation: float = Field(0.1, ge=0, lt=1, description="share of groups held back per round")
     test: float = Field(0.2, ge=0, lt=1, description="share of groups held back for the end")
@@ -59,6 +79,11 @@ class ModelOptions(Section):
         "average",
         description="`average`: weights, biases and running statistics are averaged like all "
         "else; `local`: none of them ever leaves the site (FedBN)",
+    )
+    local_layers: tuple[str, ...] = Field(
+        (),
+        description="layers that each site trains for itself and that never leave it, by name: "
+        "`features.0` is the stem of MobileNetV2, `classifier` its last layer",
     )
 
 
@@ -117,6 +142,14 @@ class FederationOptions(Section):
     release_floor: int = Field(
         20, ge=0, description="sites release no metric computed from fewer images than these"
     )
+    mean_xray_size: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="side of the federation's mean X-ray of each class, in pixels, and at most the "
+        "input's; a site adds to it where it trains on `release_floor` images of the class, if "
+        "`minimum_sites` sites do; 0: none is made",
+    )
 
     @model_validator(mode="after")
     def _sites_are_distinct_and_enough(self) -> Self:
@@ -125,6 +158,11 @@ class FederationOptions(Section):
         if self.minimum_sites > len(self.sites):
             raise ValueError(
                 f"minimum_sites is {self.minimum_sites}, but only {len(self.sites)} are named"
+            )
+        if self.mean_xray_size and self.release_floor < _FEWEST_IN_A_MEAN:
+            raise ValueError(
+                f"mean_xray_size needs a release_floor of at least {_FEWEST_IN_A_MEAN}: "
+                "the mean of few X-rays shows them"
             )
         return self
 
@@ -151,12 +189,19 @@ class Study(Section):
                 f"{len(self.federation.sites)} sites need more headroom_bits: "
                 f"{self.headroom_bits} allow {2**self.headroom_bits}"
             )
+        if self.images.cipher != "none" and self.encryption.custody == "unsafe_plaintext":
+            raise ValueError("cipher images need a key: custody unsafe_plaintext has none")
         return self
 
     @property
     def headroom_bits(self) -> int:
         """Spare bits of a slot, so that the values of all named sites add up within it."""
         return self.encryption.headroom_bits or (len(self.federation.sites) - 1).bit_length()
+
+    @property
+    def mean_xray_size(self) -> int:
+        """Side of the mean X-rays in pixels, 0 if none is made; no pixel is made up for them."""
+        return min(self.federation.mean_xray_size, self.images.size)
 
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal over the study's canonical JSON; equal studies, equal digests."""
@@ -177,6 +222,26 @@ class Study(Section):
         """
         return read_settings(path, cls)
 
+    @classmethod
+    def parse(cls, text: str, *, where: str) -> Self:
+        """The study in the text of such a file; raises as ``read`` does."""
+        return parse_settings(text, cls, where=where)
+
+
+def check_name(name: str, *, where: str) -> str:
+    """A site's name, if it is safe as a file's; ``where`` begins the message.
+
+    Raises:
+        SettingsError: it holds anything but letters, digits, `_`, `.` and `-`, or is too long.
+    """
+    try:
+        return TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise SettingsError(
+            f"{where}: {name!r} is no name for a site",
+            hint="up to 64 letters, digits, _ . and -, the first a letter or digit",
+        ) from None
+
 
 S = TypeVar("S", bound=Section)
 
@@ -188,12 +253,37 @@ def read_settings(path: Path, kind: type[S]) -> S:
         SettingsError: the file is missing, is no TOML, or breaks a rule.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not a readable TOML file: {error}") from None
-    return check_settings(table, kind, where=str(path))
+    return parse_settings(text, kind, where=str(path))
+
+
+def parse_settings(text: str, kind: type[S], *, where: str) -> S:
+    """The settings in a TOML text, checked against their model; ``where`` begins the message.
+
+    Raises:
+        SettingsError: the text is no TOML, or breaks a rule.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{where}: not a readable TOML file: {error}") from None
+    return check_settings(table, kind, where=where)
+
+
+def absolute_paths(settings: S, base: Path) -> S:
+    """The settings with every path, also in the tables inside, made absolute from ``base``."""
+    changes: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Path):
+            changes[name] = base / value
+        elif isinstance(value, Section):
+            changes[name] = absolute_paths(value, base)
+    return settings.model_copy(update=changes)
 
 
 def check_settings(table: dict[str, Any], kind: type[S], *, where: str) -> S:

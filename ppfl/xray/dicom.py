@@ -10,15 +10,17 @@ value that the bits can hold, and the picture is looked up in that table.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,8 @@ from ppfl.xray.identifying import identifying_keywords
 
 _MODALITIES = frozenset({"CR", "DX", "RF", "XA", "OT", "CT", "MR", "US", "NM", "PT", "MG"})
 _VIEWS = frozenset({"PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO"})  # [PS3.3, C.8.1.2]
+_COLOURS = frozenset({"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")  # in pydicom's errors: values, which may be names
 _EXPORT = "`ppfl data check` lists every such file; take them out or export them anew"
 _INSTALL = "pip install 'ppfl[dicom]' brings more decoders; or export the file uncompressed"
 
@@ -83,13 +87,14 @@ def names_dicom(path: Path) -> bool:
         return False
 
 
-def read_dicom(path: Path) -> DicomImage:
+def read_dicom(path: Path, *, data: bytes | None = None) -> DicomImage:
     """A DICOM radiograph in grey, as a viewer shows it when it opens the file.
 
     The first window or VOI LUT is applied, and fills all bits; where there is none, the darkest
     and brightest values that the stored bits can hold become black and white. Pixels that the file
     declares to be padding become black. The picture is not turned: radiographs are stored upright,
-    and viewers show them so. The spacing of pixels is ignored.
+    and viewers show them so. The spacing of pixels is ignored. ``data`` is what the file holds, if
+    it was read already.
 
     Raises:
         UnreadableImageError: the file is missing, damaged, not DICOM, holds no pixels, several
@@ -98,7 +103,7 @@ def read_dicom(path: Path) -> DicomImage:
     """
     with _quietly():
         try:
-            dataset = _read(path)
+            dataset = _read(path if data is None else io.BytesIO(data))
             stored = _stored(dataset)
             lowest, shades, bits = _shades(dataset)
             facts = _facts(dataset)
@@ -106,6 +111,8 @@ def read_dicom(path: Path) -> DicomImage:
             raise UnreadableImageError(f"{path}: {refused}", hint=refused.hint) from None
         except Exception as error:  # pydicom and its decoders raise almost anything.
             reason = " ".join(str(error).split())
+            if not isinstance(error, AttributeError):  # which quotes names of attributes
+                reason = _QUOTED.sub("'…'", reason)
             raise UnreadableImageError(
                 f"{path}: not a readable DICOM image: {reason}", hint=_EXPORT
             ) from error
@@ -160,11 +167,10 @@ def _quietly() -> Iterator[None]:
             logger.disabled = before
 
 
-def _read(path: Path) -> Dataset:
+def _read(file: Path | IO[bytes]) -> Dataset:
     """The dataset, with a transfer syntax, if it holds one grey picture of at most 16 bits."""
-    whole = is_dicom(path)
-    dataset = dcmread(path, force=True)
-    if not whole and "PixelData" not in dataset and "SOPClassUID" not in dataset:
+    dataset = dcmread(file, force=True)
+    if dataset.preamble is None and "PixelData" not in dataset and "SOPClassUID" not in dataset:
         raise _RefusedError("not a DICOM file")
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise _RefusedError("floating-point pixels, whose black and white are unknown")
@@ -176,7 +182,8 @@ def _read(path: Path) -> Dataset:
     if frames > 1:
         raise _RefusedError(f"{frames} frames, where one radiograph was expected")
     if dataset.SamplesPerPixel != 1 or not _meaning(dataset).startswith("MONOCHROME"):
-        raise _RefusedError(f"in colour ({_meaning(dataset)}), where grey was expected")
+        told = _code(dataset, "PhotometricInterpretation", _COLOURS)
+        raise _RefusedError(f"in colour ({told}), where grey was expected")
     if not 1 <= dataset.BitsStored <= dataset.BitsAllocated <= 16:
         raise _RefusedError(
             f"{dataset.BitsStored} of {dataset.BitsAllocated} bits, at most 16 needed"

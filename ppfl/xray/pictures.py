@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ppfl.errors import UnreadableImageError
 from ppfl.xray.dicom import DicomFacts, names_dicom, read_dicom
@@ -41,18 +42,19 @@ class GreyImage:
     dicom: DicomFacts | None = None
 
 
-def read_pixels(path: Path) -> Picture:
+def read_pixels(path: Path, *, data: bytes | None = None) -> Picture:
     """One image file in all its shades, turned as its EXIF says.
 
     Colours become luminance (ITU-R 601). ``bits`` are those that the file's brightest pixel needs,
     at least 8, because such files do not say how many were measured; deeper ones than 16 are
-    scaled to 16. A DICOM file says, and is shown as `read_dicom` describes.
+    scaled to 16. A DICOM file says, and is shown as `read_dicom` describes. ``data`` is what the
+    file holds, if it was read already.
 
     Raises:
         UnreadableImageError: the file is missing, damaged, of another kind, has pixels that are
             negative or floating-point, or more of them than pillow deems safe; or as `read_dicom`.
     """
-    grey = _decode(path)
+    grey = _decode(path, data)
     bits = min(grey.bits, 16)
     return Picture(grey.at(bits).astype(np.uint16), bits, grey.stored_mode, grey.dicom)
 
@@ -75,6 +77,13 @@ def read_grey(path: Path, *, size: int | None = None) -> GreyImage:
 def shrink(pixels: NDArray[np.uint16], *, bits: int, size: int | None = None) -> Image.Image:
     """The 8-bit picture that `read_grey` makes of a file with these pixels."""
     return _Grey(pixels, bits, "").shrink(size)
+
+
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of (height, width) 8-bit grey."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,19 +112,20 @@ class _Grey:
         return picture
 
 
-def _decode(path: Path) -> _Grey:
+def _decode(path: Path, data: bytes | None = None) -> _Grey:
     if names_dicom(path):
-        radiograph = read_dicom(path)
+        radiograph = read_dicom(path, data=data)
         return _Grey(radiograph.pixels, radiograph.bits, "DICOM", dicom=radiograph.facts)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path if data is None else io.BytesIO(data), formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise ValueError(f"{image.width} × {image.height} pixels, the limit is {limit}")
             return _grey(image)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files.
+        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise UnreadableImageError(
-            f"{path}: not a readable image: {error}",
+            f"{path}: not a readable image: {reason}",
             hint="`ppfl data check` lists every such file; take them out or export them anew",
         ) from error
 

@@ -7,6 +7,7 @@ its place, so that a run that was killed leaves nothing undone, doubled or lost.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,17 +17,27 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from ppfl.crypto import Engine
 from ppfl.errors import DataError, PpflError, VaultError
+from ppfl.xray.dicom import DicomFacts
+from ppfl.xray.files import read_file
 from ppfl.xray.pictures import Picture, read_pixels
-from ppfl.xray.vault_file import SUFFIX, VaultImage, open_image, read_header, seal_image
+from ppfl.xray.vault_file import (
+    SUFFIX,
+    VaultImage,
+    VaultKey,
+    check_file,
+    open_image,
+    read_fingerprint,
+    seal_image,
+)
 
 _PART = ".part"
+_LOCK = ".lock"
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -42,25 +53,30 @@ class VaultSource:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file that could not be sealed or opened, and why."""
+    """A file that could not be sealed or opened, why, without its path, and what to do."""
 
     path: Path
     reason: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SealReport:
-    """What :func:`seal_folder` did: files sealed now, found sealed already, and failures."""
+    """What :func:`seal_folder` did: files sealed now, found sealed already, and failures.
+
+    ``dicom`` is what those of the files sealed now that are DICOM tell beside their pixels.
+    """
 
     sealed: int
     already: int
     failures: tuple[Failure, ...]
+    dicom: tuple[DicomFacts, ...] = ()
 
 
 def seal_folder(
     sources: Sequence[VaultSource],
     out: Path,
-    engine: Engine,
+    key: VaultKey,
     *,
     ledger: Path,
     progress: Callable[[int], None] | None = None,
@@ -72,31 +88,32 @@ def seal_folder(
     the number of X-rays done so far.
 
     Raises:
-        DataError: a folder cannot be written, the ledger is damaged, or another run holds it.
+        DataError: the folder or the ledger cannot be written, or a disk is full, or another run
+            holds one of them. What was sealed before counts: run it again.
+        VaultError: the folder holds files under another key.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with _locked(ledger) as book:
-            for path in out.glob(f"*{_PART}"):
-                path.unlink()  # what a killed run had begun
-            return _seal_all(sources, out, engine, book, progress)
-    except OSError as error:
-        raise DataError(f"{error.filename or out}: {error.strerror}") from None
+    with _locked(out, ledger) as book:
+        _check_key(out, key)
+        for path in out.glob(f"*{_PART}"):
+            path.unlink()  # what a killed run had begun
+        report = _seal_all(sources, out, key, book, progress)
+        _sync_folder(out)
+    return report
 
 
 def open_folder(
-    folder: Path, engine: Engine, *, progress: Callable[[int], None] | None = None
+    folder: Path, key: VaultKey, *, progress: Callable[[int], None] | None = None
 ) -> Iterator[tuple[Path, VaultImage | Failure]]:
     """The X-rays of a folder, sorted by file name; a file that cannot be opened is a failure.
 
     Raises:
         VaultError: the folder holds no vault file.
     """
-    yield from _look_at_all(folder, lambda data: open_image(data, engine), progress)
+    yield from _look_at_all(folder, lambda data: open_image(data, key), progress)
 
 
 def check_folder(
-    folder: Path, engine: Engine, *, progress: Callable[[int], None] | None = None
+    folder: Path, key: VaultKey, *, progress: Callable[[int], None] | None = None
 ) -> Iterator[tuple[Path, Failure | None]]:
     """Whether each file of a folder can be a vault file under the key; needs no private key.
 
@@ -105,15 +122,14 @@ def check_folder(
     """
 
     def look(data: bytes) -> None:
-        count = read_header(data, engine)
-        engine.check(data[-count * engine.ciphertext_bytes :])
+        check_file(data, key)
 
     yield from _look_at_all(folder, look, progress)
 
 
 def is_vault(folder: Path) -> bool:
     """Whether a folder holds vault files."""
-    return folder.is_dir() and any(folder.glob(f"*{SUFFIX}"))
+    return folder.is_dir() and any(path.is_file() for path in folder.glob(f"*{SUFFIX}"))
 
 
 def vault_files(folder: Path) -> list[Path]:
@@ -135,11 +151,9 @@ def _look_at_all(
 
     def work(path: Path) -> R | Failure:
         try:
-            return look(path.read_bytes())
+            return look(read_file(path))
         except PpflError as error:
-            return Failure(path, str(error))
-        except OSError as error:
-            return Failure(path, error.strerror or "cannot be read")
+            return _failure(path, error)
 
     yield from _in_order(vault_files(folder), work, progress)
 
@@ -147,52 +161,94 @@ def _look_at_all(
 def _seal_all(
     sources: Sequence[VaultSource],
     out: Path,
-    engine: Engine,
+    key: VaultKey,
     book: _Ledger,
     progress: Callable[[int], None] | None,
 ) -> SealReport:
-    sealed, already, failures = 0, 0, []
+    sealed, already = 0, 0
+    failures: list[Failure] = []
+    dicom: list[DicomFacts] = []
 
-    def work(source: VaultSource) -> Failure | bool:
+    def work(source: VaultSource) -> Failure | Picture | None:
         try:
-            return _seal_one(source, out, engine, book)
+            return _seal_one(source, out, key, book)
         except PpflError as error:
-            return Failure(source.path, str(error))
+            return _failure(source.path, error)
 
-    for _, result in _in_order(sources, work, progress):
-        if isinstance(result, Failure):
-            failures.append(result)
-        else:
-            sealed, already = sealed + result, already + (not result)
-    return SealReport(sealed, already, tuple(failures))
-
-
-def _seal_one(source: VaultSource, out: Path, engine: Engine, book: _Ledger) -> bool:
-    """Whether the X-ray had to be sealed."""
     try:
-        data = source.path.read_bytes()
+        for _, result in _in_order(sources, work, progress):
+            if isinstance(result, Failure):
+                failures.append(result)
+            elif result is None:
+                already += 1
+            else:
+                sealed += 1
+                dicom += [result.dicom] if result.dicom else []
     except OSError as error:
-        raise DataError(f"{source.path}: {error.strerror}") from None
+        raise DataError(
+            f"{error.filename or out}: {error.strerror}",
+            hint="make room, or name a folder that can be written; run again, it goes on from here",
+        ) from None
+    return SealReport(sealed, already, tuple(failures), tuple(dicom))
+
+
+def _seal_one(source: VaultSource, out: Path, key: VaultKey, book: _Ledger) -> Picture | None:
+    """The X-ray, if it had to be sealed."""
+    data = read_file(source.path)
     text = json.dumps([source.label, source.group]).encode()
     digest = hashlib.sha256(text + data).hexdigest()
     known = book.find(source.path)
     if known and known.digest == digest and (out / known.name).exists():
-        return False
-    picture: Picture = read_pixels(source.path)
-    image = VaultImage(picture.pixels, picture.bits, source.label, source.group)
-    sealed = seal_image(image, engine)
+        return None
+    picture = read_pixels(source.path, data=data)
+    sealed = seal_image(VaultImage(picture.pixels, picture.bits, source.label, source.group), key)
     name = known.name if known else f"{secrets.token_hex(16)}{SUFFIX}"
     # until the new file has its place, the ledger must not say that it is there
     part = out / f"{name}{_PART}"
-    with part.open("wb") as file:
-        file.write(sealed)
-        file.flush()
-        os.fsync(file.fileno())
-    if known and known.digest != digest:
-        (out / name).unlink(missing_ok=True)
-    book.note(source.path, name, digest)
-    os.replace(part, out / name)
-    return True
+    try:
+        with part.open("wb") as file:
+            file.write(sealed)
+            file.flush()
+            os.fsync(file.fileno())
+        if known and known.digest != digest:
+            (out / name).unlink(missing_ok=True)
+            _sync_folder(out)
+        book.note(source.path, name, digest)
+        os.replace(part, out / name)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    return picture
+
+
+def _check_key(out: Path, key: VaultKey) -> None:
+    """Make sure that files of another key are not in the folder: nobody could train on both."""
+    for path in out.glob(f"*{SUFFIX}"):
+        try:
+            found = read_fingerprint(path)
+        except DataError:
+            continue  # `ppfl vault verify` names it
+        if found != key.public.fingerprint:
+            raise VaultError(
+                f"{out}: holds X-rays under key {found[:16]}…, "
+                f"this key is {key.public.fingerprint[:16]}…",
+                hint="seal into another folder, with a --ledger of its own",
+            )
+        return
+
+
+def _failure(path: Path, error: PpflError) -> Failure:
+    return Failure(path, str(error).removeprefix(f"{path}: "), error.hint)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Files that were put in or taken out are so on disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,16 +260,23 @@ class _Line:
 
 
 class _Ledger:
-    """One line of JSON for each X-ray, the last one counts."""
+    """One line of JSON for each X-ray, the last one counts.
+
+    Args:
+        file: open for reading and appending, without a buffer.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
-        for line in file.read().splitlines():
+        text = file.read()
+        if text and not text.endswith(b"\n"):
+            file.write(b"\n")  # a line torn by a crash stays a line of its own
+        for line in text.splitlines():
             try:
                 source, name, digest = json.loads(line)
-            except ValueError:
+            except (TypeError, ValueError):
                 continue  # torn by a crash: what it announced was not yet begun
             self._lines[source] = _Line(name, digest)
 
@@ -223,27 +286,44 @@ class _Ledger:
     def note(self, source: Path, name: str, digest: str) -> None:
         """On disk when this returns."""
         place = os.path.abspath(source)
+        line = json.dumps([place, name, digest]).encode() + b"\n"
         with self._lock:
-            self._file.write(json.dumps([place, name, digest]).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            end = os.fstat(self._file.fileno()).st_size
+            try:
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(end)  # else the next line would go on in this one
+                raise
             self._lines[place] = _Line(name, digest)
 
 
 @contextmanager
-def _locked(ledger: Path) -> Iterator[_Ledger]:
-    descriptor = os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "a+b") as file:
+def _locked(out: Path, ledger: Path) -> Iterator[_Ledger]:
+    """The ledger, held by this run alone, as is the vault."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _alone(out / _LOCK), _alone(ledger) as file:
+            yield _Ledger(file)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or out}: {error.strerror}",
+            hint="name places that can be written, with --ledger if the X-rays are read-only",
+        ) from None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[bytes]]:
+    """A file that no other run opens at the same time, made for its owner if it is not there."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with open(descriptor, "a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"{ledger}: another run is sealing these X-rays") from None
+            raise DataError(f"{path}: another run is sealing") from None
         file.seek(0)
-        text = file.read()
-        if text and not text.endswith(b"\n"):
-            file.write(b"\n")  # a line torn by a crash stays a line of its own
-        file.seek(0)
-        yield _Ledger(file)
+        yield file
 
 
 def _in_order(
@@ -258,7 +338,7 @@ def _in_order(
 
 def _results(items: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
     cores = len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(cores + 1) as pool:  # one waits for the disk most of the time
         ahead: deque[tuple[T, Future[R]]] = deque()
         for item in items:
             ahead.append((item, pool.submit(work, item)))

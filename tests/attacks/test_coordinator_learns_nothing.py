@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Message
+from torch import nn
 
+import sites.hospital
 from coordinator.rounds import Coordinator
-from ppfl.codec import PackedSuite
+from ppfl.codec import WEIGHT_UNIT, PackedSuite, Quantizer, ranges_of
 from ppfl.crypto import PrivateKey, create_engine, read_private_key
 from ppfl.errors import InvalidKeyError
 from ppfl.learning.files import load_model
+from ppfl.learning.images import ImageSet
+from ppfl.learning.models import get_parameters
 from ppfl.learning.sources import read_records
 from ppfl.settings import SiteFile
 from simulations.local_grid import LocalGrid
 from simulations.prepare import prepare
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed
+from sites.requests import Parameters
 from tests.simulations.tiny import SITES, tiny_scenario
 
 
@@ -76,7 +82,48 @@ def test_nothing_of_a_site_is_in_what_the_coordinator_holds_or_hears(
     assert b"accuracy" not in held[folder / "journal.jsonl"]
 
 
-def _digits(parameters: dict[str, np.ndarray]) -> bytes:  # type: ignore[type-arg]
+def test_local_layers_are_in_no_update_though_nothing_is_encrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    model = {"local_layers": ["conv1"]}
+    study = prepare(tiny_scenario("unsafe_plaintext", model=model, training={"rounds": 1}), folder)
+    trained: list[tuple[Parameters, int]] = []
+    train = sites.hospital.train_locally
+
+    def watch(model: nn.Module, data: ImageSet, *arguments: Any, **options: Any) -> Any:
+        result = train(model, data, *arguments, **options)
+        trained.append((get_parameters(model), len(data.labels)))
+        return result
+
+    monkeypatch.setattr(sites.hospital, "train_locally", watch)
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    grid = ListeningGrid()
+    Coordinator(grid, folder).run()
+
+    start, _ = load_model(folder / "start.safetensors")
+    images = sum(count for _, count in trained)
+    updates = grid.sealed[len(SITES) : 2 * len(SITES)]
+    for (ended, count), update in zip(trained, updates, strict=True):
+        for name in ("conv1.0.weight", "conv5.0.weight"):
+            quantizer = Quantizer(
+                {name: start[name].shape},
+                ranges_of({name: start[name]}),
+                study.encryption.value_bits,
+            )
+            sent = quantizer.quantize(
+                {name: ended[name]}, weight=round(count / images / WEIGHT_UNIT)
+            )
+            # as the plaintext suite lays integers down; the shared layer shows that this is how
+            assert (sent.values.astype("<u4").tobytes() in update) is (name == "conv5.0.weight")
+            digits = _digits({name: ended[name]})
+            assert not any(digits in data for data in grid.heard + grid.sealed)
+            assert all(
+                digits not in path.read_bytes() for path in folder.iterdir() if path.is_file()
+            )
+
+
+def _digits(parameters: Parameters) -> bytes:
     """Sixteen trained numbers as they lie in memory."""
     largest = max(parameters.values(), key=lambda array: array.size)
     return largest.reshape(-1)[:16].astype("<f4").tobytes()

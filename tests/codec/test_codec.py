@@ -10,6 +10,7 @@ from ppfl.codec import (
     Quantizer,
     SealedVector,
     SlotLayout,
+    Suite,
     TailField,
     TailLayout,
     UnsafePlaintextSuite,
@@ -215,3 +216,36 @@ def test_a_larger_s_takes_fewer_bytes(unsafe_key: PrivateKey) -> None:
         "Paillier (Damgård–Jurik, s = 2), 256 bits",
         "Paillier (Damgård–Jurik, s = 3), 256 bits",
     ]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_a_sum_of_rows_is_that_of_their_seals(unsafe_key: PrivateKey, rows: int) -> None:
+    drawn = np.random.default_rng(rows).integers(0, 256, (rows, 50))
+    for suite in _suites(unsafe_key):
+        total = suite.seal_sum(drawn)
+        assert total.summands == rows
+        assert (suite.open(total) == drawn.sum(axis=0)).all()
+        with pytest.raises(QuorumError, match="more than 8"):
+            suite.seal_sum(np.zeros((9, 50), np.int64))
+        with pytest.raises(ValueRangeError):
+            suite.seal_sum(np.full((rows, 50), 256))
+
+
+def test_joined_vectors_add_and_open_where_they_lie(unsafe_key: PrivateKey) -> None:
+    for suite in _suites(unsafe_key):
+        pieces = [suite.seal_sum(np.full((2, 50), 3)), suite.seal(np.arange(50))]
+        joined = suite.join(pieces)
+        assert joined.summands == 1
+        assert suite.read(joined.to_bytes(), values=joined.values) == joined
+        start = suite.whole(50)
+        assert joined.values == start + 50
+        sums = suite.open(suite.add(joined, joined))
+        assert (sums[:50] == 12).all()
+        assert not sums[50:start].any()
+        assert (sums[start:] == 2 * np.arange(50)).all()
+
+
+def _suites(key: PrivateKey) -> list[Suite]:
+    packed = PackedSuite(create_engine(key.public, key), value_bits=16, headroom_bits=0)
+    plain = UnsafePlaintextSuite(value_bits=16, headroom_bits=0)
+    return [suite.with_slots(value_bits=8, headroom_bits=3) for suite in (packed, plain)]

@@ -4,8 +4,9 @@ import hashlib
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from ppfl.learning.models import (
     network_input,
     parameters_sha256,
     set_parameters,
+    shared_names,
 )
+from ppfl.settings import ModelOptions
 
 SMALL = "shufflenet_v2_x0_5"
 WEIGHTS = Path(__file__).parents[2] / ".." / "shared" / "weights" / "mobilenet_v2_imagenet_f16.npz"
@@ -33,7 +36,7 @@ Parameters = dict[str, NDArray[np.float32]]
 
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:
-    return get_parameters(build_model(SMALL, classes=3, seed=1), batch_norm="average")
+    return get_parameters(build_model(SMALL, classes=3, seed=1))
 
 
 def small() -> nn.Module:
@@ -41,8 +44,8 @@ def small() -> nn.Module:
 
 
 def test_the_seed_decides_the_parameters(parameters: Parameters) -> None:
-    again = get_parameters(build_model(SMALL, classes=3, seed=1), batch_norm="average")
-    other = get_parameters(small(), batch_norm="average")
+    again = get_parameters(build_model(SMALL, classes=3, seed=1))
+    other = get_parameters(small())
     assert parameters_sha256(again) == parameters_sha256(parameters)
     assert parameters_sha256(other) != parameters_sha256(parameters)
 
@@ -95,7 +98,7 @@ def test_pretrained_weights_leave_the_last_layer(tmp_path: Path, parameters: Par
     model = build_model(SMALL, classes=3, seed=1)
     left = load_pretrained(model, tmp_path / "w.pth", architecture=SMALL)
     assert left == ["fc.weight", "fc.bias"]
-    for name, array in get_parameters(model, batch_norm="average").items():
+    for name, array in get_parameters(model).items():
         expected = parameters[name] if name in left else weights[name].numpy()
         np.testing.assert_array_equal(array, expected)
 
@@ -172,10 +175,10 @@ def test_pretrained_weights_that_do_not_fit_change_nothing(
         weights[name] = tensor
     torch.save(weights, tmp_path / "w.pth")
     model = small()
-    before = parameters_sha256(get_parameters(model, batch_norm="average"))
+    before = parameters_sha256(get_parameters(model))
     with pytest.raises(error, match=message):
         load_pretrained(model, tmp_path / "w.pth", architecture=SMALL)
-    assert parameters_sha256(get_parameters(model, batch_norm="average")) == before
+    assert parameters_sha256(get_parameters(model)) == before
 
 
 def test_a_download_that_fails_hints_at_a_file(
@@ -209,7 +212,7 @@ def test_parameters_follow_the_state_dict_without_counters(parameters: Parameter
 
 def test_parameters_are_copies() -> None:
     model = small()
-    before = get_parameters(model, batch_norm="average")
+    before = get_parameters(model)
     digest = parameters_sha256(before)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -219,38 +222,97 @@ def test_parameters_are_copies() -> None:
 
 def test_the_memory_format_does_not_show() -> None:
     model = small()
-    before = parameters_sha256(get_parameters(model, batch_norm="average"))
+    before = parameters_sha256(get_parameters(model))
     model.to(memory_format=torch.channels_last)
-    assert parameters_sha256(get_parameters(model, batch_norm="average")) == before
+    assert parameters_sha256(get_parameters(model)) == before
 
 
-def test_local_batch_norm_stays_out(parameters: Parameters) -> None:
-    model = small()
-    local = get_parameters(model, batch_norm="local")
-    layers = batch_norm_layers(model)
-    assert len(parameters) - len(local) == 4 * len(layers)
-    assert all(not name.startswith(tuple(layers)) for name in local)
+def _local(names: Iterable[str], **options: Any) -> set[str]:
+    names = list(names)
+    shared = shared_names(names, ModelOptions.model_validate(options))
+    assert shared == [name for name in names if name in shared]
+    return set(names) - set(shared)
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet_v2", SMALL, "googlenet", "efficientnet_b0"])
+def test_local_batch_norm_is_all_of_its_layers_and_nothing_else(architecture: str) -> None:
+    model = build_model(architecture, classes=3, seed=1)
+    names, layers = list(get_parameters(model)), tuple(batch_norm_layers(model))
+    local = {name for name in names if name.startswith(layers)}
+    assert len(local) == 4 * len(layers)
+    assert _local(names, architecture=architecture, batch_norm="local") == local
+    assert _local(names, architecture=architecture) == set()
+
+
+def test_a_local_layer_keeps_all_its_tensors_and_none_of_a_longer_name() -> None:
+    names = list(get_parameters(build_model("mobilenet_v2", classes=3, seed=1)))
+    stem = {
+        "features.0.0.weight",
+        *(f"features.0.1.{tensor}" for tensor in ("weight", "bias", "running_mean", "running_var")),
+    }
+    assert _local(names, local_layers=["features.0"]) == stem
+    first = _local(names, local_layers=["features.1"])
+    assert first
+    assert all(name.startswith("features.1.") for name in first)
+    both = _local(names, local_layers=["features.0", "classifier"], batch_norm="local")
+    assert both == stem | {"classifier.1.weight", "classifier.1.bias"} | _local(
+        names, batch_norm="local"
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "near"),
+    [
+        ("mobilenet_v2", "features.19", "features.1"),
+        ("mobilenet_v2", "feature.0", "features.0"),
+        ("mobilenet_v2", "features.0.", "features.0"),
+        ("mobilenet_v2", "features.0.0.weight", "features.0.0"),
+        ("mobilenet_v2", "classifier.0", "classifier.1"),  # dropout
+        ("mobilenet_v2", "", "features, classifier"),
+        ("squeezenet1_1", "stem", "features, classifier"),
+        ("swin_t", "features.0.norm", "features.2.norm"),
+    ],
+)
+def test_a_local_layer_that_the_network_has_not(architecture: str, layer: str, near: str) -> None:
+    options = ModelOptions(architecture=architecture, local_layers=(layer,))
+    names = get_parameters(build_model(architecture, classes=3, seed=1))
+    with pytest.raises(ModelError, match=f"{architecture} has no layer '{layer}'") as told:
+        shared_names(names, options)
+    assert near in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("architecture", "batch_norm", "layers"),
+    [
+        ("mobilenet_v2", "average", ["features", "classifier"]),
+        (SMALL, "local", ["conv1.0", "stage2", "stage3", "stage4", "conv5", "fc"]),
+    ],
+)
+def test_something_must_be_left_to_average(
+    architecture: str, batch_norm: str, layers: list[str]
+) -> None:
+    names = get_parameters(build_model(architecture, classes=3, seed=1))
+    with pytest.raises(ModelError, match=r"every parameter of .* would stay at its site"):
+        _local(names, architecture=architecture, batch_norm=batch_norm, local_layers=layers)
 
 
 def test_whole_numbers_are_no_parameters() -> None:
     model = build_model("swin_t", classes=3, seed=1)
-    names = get_parameters(model, batch_norm="average")
+    names = get_parameters(model)
     assert not any(name.endswith("relative_position_index") for name in names)
 
 
-@pytest.mark.parametrize("batch_norm", ["average", "local"])
-def test_parameters_round_trip(batch_norm: Literal["average", "local"], tmp_path: Path) -> None:
+def test_parameters_round_trip(tmp_path: Path) -> None:
     source, target = build_model(SMALL, classes=3, seed=1), small()
     with torch.no_grad():
         next(iter(batch_norm_layers(source).values())).running_mean.fill_(3)  # type: ignore[union-attr]
-    sent = get_parameters(source, batch_norm=batch_norm)
+    sent = get_parameters(source)
     save_model(tmp_path / "m", sent, metadata={})
     set_parameters(target, load_model(tmp_path / "m")[0])
-    got = get_parameters(target, batch_norm=batch_norm)
-    assert parameters_sha256(got) == parameters_sha256(sent)
+    assert parameters_sha256(get_parameters(target)) == parameters_sha256(sent)
     mean = next(iter(batch_norm_layers(target).values())).running_mean
     assert isinstance(mean, torch.Tensor)
-    assert bool((mean == 3).all()) is (batch_norm == "average")
+    assert bool((mean == 3).all())
 
 
 def test_read_only_arrays_can_be_set(parameters: Parameters) -> None:
@@ -292,10 +354,10 @@ def test_parameters_that_do_not_fit_change_nothing(
     parameters: Parameters, case: str, error: type[Exception], message: str
 ) -> None:
     model = small()
-    before = parameters_sha256(get_parameters(model, batch_norm="average"))
+    before = parameters_sha256(get_parameters(model))
     with pytest.raises(error, match=message):
         set_parameters(model, broken(parameters, case))
-    assert parameters_sha256(get_parameters(model, batch_norm="average")) == before
+    assert parameters_sha256(get_parameters(model)) == before
 
 
 def test_the_digest_is_over_names_shapes_and_bytes() -> None:

@@ -65,7 +65,7 @@ def train(
 
 
 def digest(model: nn.Module) -> str:
-    return parameters_sha256(get_parameters(model, batch_norm="average"))
+    return parameters_sha256(get_parameters(model))
 
 
 PLAIN = TrainingOptions(rounds=1, augmentation=False, warmup=0.0)
@@ -146,9 +146,9 @@ def test_statistics_are_those_of_the_plain_images_under_the_final_parameters() -
 def test_a_single_image_trains_and_leaves_the_statistics_of_batch_norm() -> None:
     # At 32 pixels MobileNetV2 ends in maps of one pixel, where batch norm refuses a single image.
     model = build_model("mobilenet_v2", classes=3, seed=1)
-    before = get_parameters(model, batch_norm="average")
+    before = get_parameters(model)
     train(model, images(1, size=32), PLAIN)
-    after = get_parameters(model, batch_norm="average")
+    after = get_parameters(model)
     changed = {name for name in after if not np.array_equal(before[name], after[name])}
     assert "classifier.1.weight" in changed
     assert not any("running" in name for name in changed)
@@ -206,7 +206,7 @@ def test_the_rate_follows_one_schedule_over_all_rounds(monkeypatch: pytest.Monke
 
 
 def digest_without_statistics(model: nn.Module) -> str:
-    parameters = get_parameters(model, batch_norm="average")
+    parameters = get_parameters(model)
     return parameters_sha256({n: a for n, a in parameters.items() if "running" not in n})
 
 

@@ -15,10 +15,11 @@ from ppfl.crypto import choose_engine
 from ppfl.errors import RunError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import RoundClosed, StudyClosed, StudyStarted
+from ppfl.learning.files import load_model
 from simulations.main import _app
 from simulations.prepare import prepare
 from simulations.runner import check_memory, run_in_process
-from tests.simulations.tiny import tiny_scenario
+from tests.simulations.tiny import SITES, tiny_scenario
 
 
 class _PowerCutError(Exception):
@@ -26,12 +27,13 @@ class _PowerCutError(Exception):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_model(
+def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
-        prepare(tiny_scenario("unsafe_plaintext"), folder, threads=1)
+        scenario = tiny_scenario("unsafe_plaintext", model={"local_layers": ["conv1"]})
+        prepare(scenario, folder, threads=1)
     run_in_process(whole)
     one_round = Coordinator._round
 
@@ -51,6 +53,11 @@ def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_model(
     closed = read_journal(whole / "journal.jsonl")[-1]
     assert isinstance(closed, StudyClosed)
     assert told["model_sha256"] == closed.model_sha256
+    for name in SITES:
+        models = [
+            load_model(f / "sites" / name / "work" / "model.safetensors") for f in (whole, cut)
+        ]
+        assert models[0][1] == models[1][1]  # the digest of all its parameters is among this
     assert told["engine"] == choose_engine().name
     events = read_journal(cut / "journal.jsonl")
     assert [e.resumed_after for e in events if isinstance(e, StudyStarted)] == [0, 1]

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ppfl.federation import Journal
 from ppfl.federation.journal import (
+    MeanXRaysReleased,
     MetricsReleased,
     RoundClosed,
     RoundStarted,
@@ -57,4 +58,6 @@ def test_events_as_lines() -> None:
     metrics = {"accuracy": 0.5, "images": 40}
     released = MetricsReleased(round=1, split="validation", sites=(), metrics=metrics)
     assert describe(released) == "  after round 1: accuracy 0.500 on 40 images"
+    means = MeanXRaysReleased(sites=(), bytes_up=66_896, pictures={"Normal": "", "Effusion": ""})
+    assert describe(means) == "  mean X-rays of Normal, Effusion opened; 67 kB sealed at each site"
     assert describe(RoundStarted(round=1, sites=())) == ""

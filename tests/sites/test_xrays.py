@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from ppfl.crypto import generate_key, write_private_key, write_public_key
 from ppfl.errors import DataError, KeyMaterialError, SettingsError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import StudyClosed
-from ppfl.learning.images import ImageSet
 from ppfl.settings import SiteFile, Study
 from simulations.main import _app
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from sites.xrays import XRays
 from tests.simulations.tiny import SITES, tiny_scenario
+from tests.xray.test_dicom import radiograph, save
 
 
 @pytest.fixture(scope="module")
@@ -48,42 +53,61 @@ def test_a_vault_gives_identical_tensors(run: Path) -> None:
     study = Study.read(run / "study.toml")
     plain, sealed = (XRays(_site(run, vault=vault), study) for vault in (False, True))
     for split in ("train", "validation", "test"):
-        assert _content(plain.images(split)) == _content(sealed.images(split))
+        one, other = plain.images(split), sealed.images(split)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
     assert len(plain.images("train").labels) > 5
 
 
-def _content(found: ImageSet) -> list[tuple[bytes, int]]:
-    pairs = zip(found.images, found.labels.tolist(), strict=True)
-    return sorted((image.tobytes(), label) for image, label in pairs)
-
-
-def test_what_is_opened_stays_in_memory(run: Path) -> None:
-    site = _site(run, vault=True)
-    before = {path for path in run.rglob("*") if path.is_file()}
-    XRays(site, Study.read(run / "study.toml")).images("train")
-    assert {path for path in run.rglob("*") if path.is_file()} == before
-
-
 @pytest.mark.slow
-def test_a_study_on_vaults_ends_in_one_model(run: Path, tmp_path: Path) -> None:
-    digests = []
-    for number in range(2):
-        folder = tmp_path / str(number)
+def test_a_study_on_vaults_is_the_study_on_their_xrays_and_leaves_nothing_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    digests, found = [], []
+    for data in ("xrays", "vault"):
+        folder = tmp_path / data
         prepare(tiny_scenario("unsafe_plaintext"), folder)
-        for name in SITES:
-            place, kept = folder / "sites" / name, run / "sites" / name
-            change = {
-                "data": kept / "vault",
-                "key": kept / "private.key",
-                "passphrase_file": kept / "passphrase",
-            }
-            site = SiteFile.read(place / "site.toml").model_copy(update=change)
-            (place / "site.toml").write_text(site.to_toml())
+        rows = _middle_rows(folder)
+        if data == "vault":
+            _move_into_vaults(folder)
         run_in_process(folder)
         closed = read_journal(folder / "journal.jsonl")[-1]
         assert isinstance(closed, StudyClosed)
         digests.append(closed.model_sha256)
+        left = b"".join(path.read_bytes() for path in _left_by(folder, tmp_path / "temporary"))
+        found.append(sum(row in left for row in rows))
     assert digests[0] == digests[1]
+    assert found == [len(rows), 0]  # the cache of a plain folder shows that the search finds them
+
+
+def _middle_rows(folder: Path) -> list[bytes]:
+    """A row of pixels from each X-ray that is decoded on the way, as memory holds it."""
+    paths = sorted(folder.glob("sites/*/xrays/**/*.png"))
+    return [np.asarray(Image.open(path))[32].tobytes() for path in paths]
+
+
+def _left_by(folder: Path, temporary: Path) -> list[Path]:
+    places = (*folder.rglob("*"), *temporary.rglob("*"))
+    return [path for path in places if path.is_file() and "xrays" not in path.parts[-3:]]
+
+
+def _move_into_vaults(folder: Path) -> None:
+    """Seal each site's X-rays, and take them away."""
+    key = generate_key(2048)  # such a study has none
+    write_public_key(folder / "public.key", key.public)
+    for name in SITES:
+        place = folder / "sites" / name
+        _ppfl("seal", place / "xrays", place / "vault", "--key", folder / "public.key")
+        shutil.rmtree(place / "xrays")
+        write_private_key(place / "private.key", key, passphrase="secret")
+        (place / "passphrase").touch(mode=0o600)
+        (place / "passphrase").write_text("secret")
+        files = {"data": "vault", "key": "private.key", "passphrase_file": "passphrase"}
+        change = {field: place / file for field, file in files.items()}
+        site = SiteFile.read(place / "site.toml").model_copy(update=change)
+        (place / "site.toml").write_text(site.to_toml())
 
 
 def test_the_commands_say_what_they_find(run: Path, tmp_path: Path) -> None:
@@ -102,7 +126,7 @@ def test_the_commands_say_what_they_find(run: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "opened").stat().st_mode) == 0o700
     opened = _site(run, vault=False).model_copy(update={"data": tmp_path / "opened"})
     one, other = (XRays(site, study) for site in (opened, _site(run, vault=True)))
-    assert _content(one.images("train")) == _content(other.images("train"))
+    np.testing.assert_array_equal(one.images("train").images, other.images("train").images)
     result = CliRunner().invoke(_app, ["vault", "open", str(vault), str(tmp_path), *map(str, key)])
     assert isinstance(result.exception, DataError)
     assert "exists already" in str(result.exception)
@@ -127,6 +151,15 @@ def test_damage_is_counted_and_named(run: Path, tmp_path: Path) -> None:
         XRays(site, Study.read(run / "study.toml")).images("train")
 
 
+def test_a_link_to_nowhere_in_a_vault_is_named(run: Path, tmp_path: Path) -> None:
+    for path in (run / "sites" / "north" / "vault").glob("*.xray"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "a.xray").symlink_to("gone")
+    site = _site(run, vault=True).model_copy(update={"data": tmp_path})
+    with pytest.raises(DataError, match=r"a\.xray: No such file"):
+        XRays(site, Study.read(run / "study.toml")).images("train")
+
+
 def test_a_vault_needs_its_key(run: Path) -> None:
     site, study = _site(run, vault=True), Study.read(run / "study.toml")
     with pytest.raises(SettingsError, match="there is no key"):
@@ -134,3 +167,52 @@ def test_a_vault_needs_its_key(run: Path) -> None:
     other = run / "sites" / "north" / "other.key"
     with pytest.raises(KeyMaterialError):
         XRays(site.model_copy(update={"key": other}), study).images("train")
+
+
+def test_what_dicoms_tell_is_counted_and_no_value_is_shown(run: Path, tmp_path: Path) -> None:
+    xrays = tmp_path / "xrays" / "Normal"
+    xrays.mkdir(parents=True)
+    names = {"PatientName": "Doe^Jane", "PatientID": "4711", "StudyDate": "20220314"}
+    for number, burned_in in enumerate(("YES", "NO", "")):
+        data = radiograph(**names, BurnedInAnnotation=burned_in)
+        save(data, xrays / f"{number}.dcm")
+    save(radiograph(**names, SamplesPerPixel=3), xrays / "colour.dcm")
+    (xrays / "broken.png").symlink_to("gone")
+    seal = ["seal", str(tmp_path / "xrays"), str(tmp_path / "vault")]
+    seal += ["--key", str(run / "public.key")]
+    first = CliRunner().invoke(_app, ["vault", *seal])
+    assert first.exit_code == 1
+    assert first.stdout == (
+        "sealed: 3, already: 0, DICOM: 3, with burnt-in text: 1, silent about it: 1, "
+        "with identifying attributes: 3\nfailures: 2\n"
+    )
+    assert "broken.png: No such file or directory" in first.stderr
+    assert "colour.dcm: in colour" in first.stderr
+    shutil.rmtree(tmp_path / "vault")
+    told = _ppfl(*seal, code=1)
+    dicom = told["dicom"]
+    assert isinstance(dicom, dict)
+    assert dicom["burned_in"] == {"no": 1, "unknown": 1, "yes": 1}
+    assert dicom["identifying"] == {"PatientID": 3, "PatientName": 3, "StudyDate": 3}
+    left = [first.output.encode(), json.dumps(told).encode()]
+    left += [path.read_bytes() for path in (tmp_path / "vault").iterdir()]
+    left += [(tmp_path / "xrays" / ".ppfl-vault.jsonl").read_bytes()]
+    assert not any(value.encode() in text for value in names.values() for text in left)
+
+
+def test_info_names_what_is_no_vault_file(run: Path, tmp_path: Path) -> None:
+    whole = next((run / "sites" / "north" / "vault").glob("*.xray"))
+    (tmp_path / whole.name).write_bytes(whole.read_bytes())
+    (tmp_path / "a.xray").write_bytes(b"text")
+    (tmp_path / "b.xray").mkdir()
+    told = _ppfl("info", tmp_path, code=1)
+    assert (told["files"], told["bytes"]) == (3, whole.stat().st_size)
+    assert [failure["file"] for failure in told["failures"]] == ["a.xray", "b.xray"]  # type: ignore[attr-defined]
+
+
+def test_a_folder_without_xrays_makes_no_vault(run: Path, tmp_path: Path) -> None:
+    seal = ["seal", str(tmp_path), str(tmp_path / "vault"), "--key", str(run / "public.key")]
+    result = CliRunner().invoke(_app, ["vault", *seal])
+    assert isinstance(result.exception, DataError)
+    assert "no image in a folder per class" in str(result.exception)
+    assert not (tmp_path / "vault").exists()

@@ -285,7 +285,7 @@ def without(data: Dataset, keyword: str) -> Dataset:
         (radiograph(Rows=65), "number of bytes of pixel data is less than expected"),
         (without(radiograph(), "Rows"), "not a readable DICOM image"),
         (radiograph(Rows=60000, Columns=60000), "60000 × 60000 pixels, the limit is"),
-        (radiograph(WindowCenter=1, WindowWidth=9, VOILUTFunction="CUBIC"), "CUBIC"),
+        (radiograph(WindowCenter=1, WindowWidth=9, VOILUTFunction="CUBIC"), "VOI LUT Function"),
         (radiograph(VOILUTSequence=[lut(np.arange(9), bits=12)]), ""),
         (without(radiograph(FloatPixelData=b"0000"), "PixelData"), "floating-point"),
         (compressed(radiograph(), JPEG2000Lossless, b"damaged!"), "compressed as JPEG 2000"),
@@ -402,3 +402,15 @@ def test_real_radiographs_show_dark_lungs_and_a_bright_spine(name: str) -> None:
     assert facts is not None
     assert facts.modality in {"CR", "DX"}
     assert "PatientName" in facts.identifying
+
+
+@pytest.mark.parametrize("suffix", [".dcm", ".png"])
+def test_a_file_that_was_read_already_is_not_read_again(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".dcm":
+        save(radiograph(), path)
+    else:
+        Image.fromarray(RAMP).save(path)
+    data, expected = path.read_bytes(), read_pixels(path)
+    path.unlink()
+    np.testing.assert_array_equal(read_pixels(path, data=data).pixels, expected.pixels)

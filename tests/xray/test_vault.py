@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppfl.crypto import create_engine, generate_unsafe_key
+from ppfl.crypto import generate_unsafe_key
 from ppfl.errors import DataError, VaultError
 from ppfl.xray import vault as module
 from ppfl.xray.vault import (
@@ -23,10 +23,10 @@ from ppfl.xray.vault import (
     open_folder,
     seal_folder,
 )
-from ppfl.xray.vault_file import VaultImage
+from ppfl.xray.vault_file import VaultImage, VaultKey
 
 _KEY = generate_unsafe_key(256)
-_WRITER, _READER = create_engine(_KEY.public), create_engine(_KEY.public, _KEY)
+_WRITER, _READER = VaultKey(_KEY.public), VaultKey(_KEY.public, _KEY)
 
 
 def _pictures(folder: Path, count: int = 6) -> list[VaultSource]:
@@ -42,6 +42,11 @@ def _pictures(folder: Path, count: int = 6) -> list[VaultSource]:
 
 def _seal(tmp_path: Path, sources: list[VaultSource]) -> SealReport:
     return seal_folder(sources, tmp_path / "vault", _WRITER, ledger=tmp_path / "ledger")
+
+
+def _inside(vault: Path) -> list[Path]:
+    """All that lies in a vault, but for the file by which runs keep each other out."""
+    return sorted(path for path in vault.iterdir() if path.name != ".lock")
 
 
 def _open(tmp_path: Path) -> dict[str, VaultImage]:
@@ -62,7 +67,7 @@ def test_a_vault_gives_back_every_picture_and_names_none(tmp_path: Path) -> None
         image = images[source.group]
         assert (image.pixels == np.asarray(Image.open(source.path))).all()
         assert (image.label, image.bits) == ("Normal", 8)
-    for path in (tmp_path / "vault").iterdir():
+    for path in _inside(tmp_path / "vault"):
         assert "Doe" not in path.name
         assert b"Doe" not in path.read_bytes()
     assert all(found is None for _, found in check_folder(tmp_path / "vault", _WRITER))
@@ -73,9 +78,9 @@ def test_a_vault_gives_back_every_picture_and_names_none(tmp_path: Path) -> None
 def test_a_second_run_seals_only_what_is_new_or_changed(tmp_path: Path) -> None:
     sources = _pictures(tmp_path / "xrays")
     _seal(tmp_path, sources)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "vault").iterdir()}
+    before = {path.name: path.read_bytes() for path in _inside(tmp_path / "vault")}
     assert _seal(tmp_path, sources) == SealReport(0, 6, ())
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "vault").iterdir()}
+    assert before == {path.name: path.read_bytes() for path in _inside(tmp_path / "vault")}
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(sources[0].path)
     more = [*sources, *_pictures(tmp_path / "late", 1)]
     more[-1] = VaultSource(more[-1].path, "Effusion", "new")
@@ -93,7 +98,7 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path) -> No
     report = _seal(tmp_path, sources)
     assert report.sealed == 4
     assert [failure.path for failure in report.failures] == [sources[2].path, sources[3].path]
-    files = sorted((tmp_path / "vault").iterdir())
+    files = _inside(tmp_path / "vault")
     assert len(files) == 4
     files[1].write_bytes(files[1].read_bytes()[:-1])
     damaged = bytearray(files[2].read_bytes())
@@ -127,19 +132,20 @@ def test_a_run_cut_off_at_any_moment_is_made_good(
             _seal(tmp_path, sources)
     report = _seal(tmp_path, sources)
     assert report.sealed + report.already == 6
-    assert len(_open(tmp_path)) == len(list((tmp_path / "vault").iterdir())) == 6
+    assert len(_open(tmp_path)) == len(_inside(tmp_path / "vault")) == 6
 
 
 _KILLED = """
 import sys
 from pathlib import Path
-from ppfl.crypto import create_engine, read_public_key
+from ppfl.crypto import read_public_key
 from ppfl.xray.vault import VaultSource, seal_folder
+from ppfl.xray.vault_file import VaultKey
 folder = Path(sys.argv[1])
 sources = [VaultSource(path, "Normal", path.stem) for path in sorted(folder.glob("xrays/*.png"))]
-engine = create_engine(read_public_key(folder / "public.key", unsafe_bits=True))
+key = VaultKey(read_public_key(folder / "public.key", unsafe_bits=True))
 print("ready", flush=True)
-seal_folder(sources, folder / "vault", engine, ledger=folder / "ledger")
+seal_folder(sources, folder / "vault", key, ledger=folder / "ledger")
 """
 
 
@@ -164,14 +170,19 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path: Path) -> None:
     named = [VaultSource(source.path, "Normal", source.path.stem) for source in sources]
     report = _seal(tmp_path, named)
     assert report.sealed == 300 - counts[-1]
-    assert len(_open(tmp_path)) == len(list((tmp_path / "vault").iterdir())) == 300
+    assert len(_open(tmp_path)) == len(_inside(tmp_path / "vault")) == 300
 
 
 def test_two_runs_at_one_time_and_folders_without_room_are_refused(tmp_path: Path) -> None:
     sources = _pictures(tmp_path / "xrays")
     with (
-        module._locked(tmp_path / "ledger"),
-        pytest.raises(DataError, match="another run is sealing"),
+        module._alone(tmp_path / "ledger"),
+        pytest.raises(DataError, match="ledger: another run is sealing"),
+    ):
+        _seal(tmp_path, sources)
+    with (
+        module._alone(tmp_path / "vault" / ".lock"),
+        pytest.raises(DataError, match="lock: another run is sealing"),
     ):
         _seal(tmp_path, sources)
     with pytest.raises(DataError, match="Not a directory"):

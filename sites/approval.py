@@ -1,0 +1,51 @@
+"""What a hospital has approved: one study, and the code that is installed there."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import ppfl
+import sites
+from ppfl.errors import ApprovalError, StudyMismatchError
+from ppfl.settings import SiteFile, Study
+
+_PACKAGES = (ppfl, sites)
+_SUFFIXES = (".py", ".so")
+
+
+def check_approval(site: SiteFile) -> None:
+    """Check that the site's study and code are those which were approved, where any were.
+
+    Raises:
+        StudyMismatchError: the site's study file is not the one that was approved.
+        ApprovalError: the installed code is not what was approved.
+        SettingsError: the study file cannot be read.
+    """
+    if site.approved_study:
+        fingerprint = Study.read(site.study).fingerprint()
+        if fingerprint != site.approved_study:
+            raise StudyMismatchError(
+                f"{site.study}: has fingerprint {fingerprint[:16]}…, but site {site.name} "
+                f"approved {site.approved_study[:16]}…",
+                hint="a site serves the study it joined; another one needs a kit of its own",
+            )
+    if site.approved_code:
+        digest = code_sha256()
+        if digest != site.approved_code:
+            raise ApprovalError(
+                f"site {site.name} approved code {site.approved_code[:16]}…, installed is "
+                f"{digest[:16]}…",
+                hint="if the update is meant, run `ppfl site join` again with the same kit",
+            )
+
+
+def code_sha256() -> str:
+    """SHA-256 over the modules of ppfl that run at a site, compiled ones too, and their names."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        folder = Path(str(package.__file__)).parent
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):
+            name = f"{package.__name__}/{path.relative_to(folder).as_posix()}"
+            digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""How commands print a result: lines for people, or one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ppfl.federation.cards import grouped
+
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a result on stdout as JSON, or one `name: value` a line, fingerprints in groups."""
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        label = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            for inner, each in value.items():
+                typer.echo(f"{label} of {inner}: {_readable(each)}")
+        else:
+            typer.echo(f"{label}: {_readable(value)}")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    text = str(value)
+    return grouped(text) if _DIGEST.fullmatch(text) else text
