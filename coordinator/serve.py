@@ -24,6 +24,20 @@ from sites.flower import flower_environment, flower_program, write_secret
 
 _LOOK_S = 2.0  # between two looks at SuperLink
 _AGAIN_S = 30.0  # before a study that broke off is taken up again
+_APP = {
+    "project": {"name": "ppfl", "version": "1.0.0", "dependencies": ["flwr>=1.41"]},
+    "tool": {
+        "flwr": {
+            "app": {
+                "publisher": "ppfl",
+                "components": {
+                    "serverapp": "coordinator.server_app:app",
+                    "clientapp": "sites.client_app:app",
+                },
+            }
+        }
+    },
+}
 _log = logging.getLogger("ppfl.coordinator")
 
 
@@ -34,7 +48,6 @@ class CoordinatorPlace:
     Args:
         folder: for logs, the status, SuperLink's database and Flower's own files.
         run: the run's folder, where the ServerApp finds the study and keeps its record.
-        app: the folder of the Flower app: a pyproject.toml and nothing that is executed.
         listen: address on which the gateway listens for the sites.
         port: the gateway's port.
         superlink_port: SuperLink's, on the loopback interface.
@@ -47,7 +60,6 @@ class CoordinatorPlace:
 
     folder: Path
     run: Path
-    app: Path
     listen: str
     port: int
     superlink_port: int
@@ -58,8 +70,8 @@ class CoordinatorPlace:
     limits: GatewayLimits = field(default_factory=GatewayLimits)
 
 
-def serve_coordinator(place: CoordinatorPlace) -> None:
-    """Run the study to its end; SIGTERM or SIGINT end it before, and it can be taken up again.
+def serve_coordinator(place: CoordinatorPlace) -> bool:
+    """Whether the study was run to its end; SIGTERM and SIGINT end it before, and it can go on.
 
     Raises:
         RunError: the coordinator runs already in this folder.
@@ -72,6 +84,7 @@ def serve_coordinator(place: CoordinatorPlace) -> None:
         supervisor.run(lambda: supervisor.stop() if study.is_closed() else None)
     finally:
         study.close()
+    return _is_closed(place.run)
 
 
 def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
@@ -156,7 +169,7 @@ class _Study:
         if not self._run:
             if _is_closed(self._place.run):
                 return True
-            self._run = self._control.start_run(self._place.app)
+            self._run = self._control.start_run(_write_app(self._place.folder / "app"))
             _log.info("run %d has started", self._run)
         elif self._control.has_finished(self._run):
             if _is_closed(self._place.run):
@@ -164,6 +177,13 @@ class _Study:
             _log.warning("run %d broke off and is taken up again in %.0f s", self._run, _AGAIN_S)
             self._run, self._next = 0, time.monotonic() + _AGAIN_S
         return False
+
+
+def _write_app(folder: Path) -> Path:
+    """The Flower app that names the installed code and brings none."""
+    folder.mkdir(exist_ok=True)
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(_APP), encoding="utf-8")
+    return folder
 
 
 def _secret(place: CoordinatorPlace) -> Path:
