@@ -181,7 +181,7 @@ class _Study:
 
 def _write_app(folder: Path) -> Path:
     """The Flower app that names the installed code and brings none."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(tomli_w.dumps(_APP), encoding="utf-8")
     return folder
 

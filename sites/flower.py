@@ -22,16 +22,17 @@ def flower_program(name: str) -> str:
     return str(_SCRIPTS / name)
 
 
-def flower_environment(home: Path) -> dict[str, str]:
+def flower_environment(home: Path, *, before: Path | None = None) -> dict[str, str]:
     """This process's environment, with all that keeps Flower from calling home.
 
     Args:
         home: the program's own folder; no two programs share one.
+        before: folder of programs that stand in for Flower's of the same names.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Flower starts its own programs by name
-    path = f"{_SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
-    return os.environ | _QUIET | {"FLWR_HOME": str(home), "PATH": path}
+    places = [*([str(before)] if before else []), str(_SCRIPTS), os.environ.get("PATH", "")]
+    return os.environ | _QUIET | {"FLWR_HOME": str(home), "PATH": os.pathsep.join(places)}
 
 
 def write_secret(path: Path) -> None:

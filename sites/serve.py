@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 from ppfl.errors import RunError
@@ -57,7 +59,7 @@ def serve_site(
                 *("--insecure", "--runtime-api-address", here),
                 *("--superexec-auth-secret-file", str(secret)),
             ],
-            flower_environment(folder / "superexec"),
+            flower_environment(folder / "superexec", before=_programs(folder / "bin")),
             # what a ClientApp does for a SuperNode that is gone, nobody fetches any more
             needs="supernode",
         ),
@@ -65,3 +67,14 @@ def serve_site(
     supervisor = Supervisor(programs, folder)
     write_secret(secret)
     supervisor.run()
+
+
+def _programs(folder: Path) -> Path:
+    """A folder whose ``flwr-clientapp`` is this site's own: see sites/client_process.py."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    program = folder / "flwr-clientapp"
+    # -P: what lies in the folder that the site was started from is no code of its own
+    command = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m sites.client_process "$@"\n'
+    program.write_text(command, encoding="utf-8")
+    program.chmod(0o700)
+    return folder

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.cli.build import build_fab_from_disk
 from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeRequest
 from starlette.types import Receive, Scope, Send
 
 import coordinator.serve
 from coordinator.control import Control
-from coordinator.serve import CoordinatorPlace, _Study, coordinator_programs
+from coordinator.serve import CoordinatorPlace, _Study, _write_app, coordinator_programs
 from ppfl.errors import KeyMaterialError, RunError
 from ppfl.federation import Journal
 from ppfl.federation.journal import StudyClosed
@@ -128,7 +131,6 @@ def _place(folder: Path) -> CoordinatorPlace:
     return CoordinatorPlace(
         folder=folder / "flower",
         run=folder,
-        app=folder,
         listen="127.0.0.1",
         port=1,
         superlink_port=2,
@@ -184,6 +186,13 @@ def test_superlink_listens_on_the_loopback_interface_and_asks_for_keys(tmp_path:
     assert superexec.environment["PPFL_RUN"] == str(tmp_path)
     homes = {program.environment["FLWR_HOME"] for program in (superlink, superexec, gateway)}
     assert len(homes) == 3
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's
+def test_the_coordinators_app_brings_no_code(tmp_path: Path) -> None:
+    app = build_fab_from_disk(_write_app(tmp_path / "app"))
+    with ZipFile(BytesIO(app)) as fab:
+        assert not [name for name in fab.namelist() if name.endswith(".py")]
 
 
 def test_flowers_programs_call_nobody(tmp_path: Path) -> None:
