@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import bench
+from coordinator.run_command import run_coordinator
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from ppfl.errors import PpflError
 from ppfl.learning.check import check_folder
@@ -18,6 +19,7 @@ from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
 from simulations.reproduction.command import reproduce
 from sites.keys_command import create_keys, show_key
+from sites.run_command import run_site
 from sites.setup_command import init_site, join_federation
 from sites.vault_command import vault
 
@@ -40,12 +42,14 @@ _app.add_typer(_keys, name="keys")
 _site = typer.Typer(no_args_is_help=True, help="Take part as a hospital.")
 _site.command("init")(init_site)
 _site.command("join")(join_federation)
+_site.command("run")(run_site)
 _app.add_typer(_site, name="site")
 
 _coordinator = typer.Typer(no_args_is_help=True, help="Run a federation between hospitals.")
 _coordinator.command("init")(init_coordinator)
 _coordinator.command("kit")(write_site_kits)
 _coordinator.command("renew")(renew_server)
+_coordinator.command("run")(run_coordinator)
 _app.add_typer(_coordinator, name="coordinator")
 
 

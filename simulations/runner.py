@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +19,8 @@ from ppfl.report import write_report
 from ppfl.settings import Study
 from simulations.local_grid import LocalGrid
 from sites.client_app import app as client_app
+from sites.flower import flower_environment, flower_program
 
-_QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 _ACTOR_BYTES = 2_000_000_000  # torch, the network at 128 pixels and its batches, the vectors
 _FLOWER_BYTES = 1_500_000_000  # Ray's and Flower's own processes
 _POLL_S = 0.5
@@ -64,29 +58,20 @@ def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
     check_memory(actors)
     study = Study.read(folder / "study.toml")
     home = folder.resolve() / "flower"
-    home.mkdir(exist_ok=True)
+    environment = flower_environment(home) | {
+        "PPFL_RUN": str(folder.resolve()),
+        "OMP_NUM_THREADS": str(_threads(actors)),
+    }
     port = _free_port()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n[superlink.here]\n'
         f'address = "127.0.0.1:{port}"\ninsecure = true\n',
         encoding="utf-8",
     )
-    scripts = Path(sys.executable).parent
-    environment = (
-        os.environ
-        | _QUIET
-        | {
-            "FLWR_HOME": str(home),
-            "PPFL_RUN": str(folder.resolve()),
-            "OMP_NUM_THREADS": str(_threads(actors)),
-            # Flower starts its own programs by name
-            "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
-    )
     log = (home / "superlink.log").open("ab")
     link = subprocess.Popen(  # noqa: S603 - our own environment's program
         [
-            scripts / "flower-superlink",
+            flower_program("flower-superlink"),
             *("--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)),
         ],
         env=environment,
@@ -99,7 +84,7 @@ def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
         sites, cores = len(study.federation.sites), os.cpu_count() or 1
         subprocess.run(  # noqa: S603 - our own environment's program
             [
-                scripts / "flwr",
+                flower_program("flwr"),
                 *("run", str(app), "here", "--federation-config"),
                 f"num-supernodes={sites} client-resources-num-cpus={max(1, cores // actors)} "
                 f"init-args-num-cpus={cores}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -11,13 +12,15 @@ from flwr.clientapp import ClientApp
 
 from ppfl.errors import PpflError, SettingsError
 from ppfl.federation.journal import Journal, Refused
-from ppfl.settings import SiteFile
+from ppfl.settings import SiteFile, Study
+from sites.deadline import ends_after
 from sites.folders import run_folder
 from sites.hospital import Hospital
 from sites.messages import read_request, write_answer, write_refusal
 from sites.requests import Answer, Refusal, Request
 
 app = ClientApp()
+_LATE_S = 30.0
 _log = logging.getLogger("ppfl.site")
 
 
@@ -62,9 +65,10 @@ def _answer(
     site, round_number = None, 0
     try:
         site = SiteFile.read(_site_file(context))
-        request = read_request(message.content)
-        round_number = request.round_number
-        content = write_answer(site.name, act(Hospital(site), request))
+        with _ending_late(site, context):
+            request = read_request(message.content)
+            round_number = request.round_number
+            content = write_answer(site.name, act(Hospital(site), request))
     except PpflError as error:
         content = _refuse(site, round_number, error.code, error.public_sentence, str(error))
     except Exception as error:
@@ -72,6 +76,14 @@ def _answer(
         sentence = "The site failed for a reason that only its own log tells."
         content = _refuse(site, round_number, "internal", sentence, repr(error))
     return Message(content, reply_to=message)
+
+
+def _ending_late(site: SiteFile, context: Context) -> AbstractContextManager[None]:
+    """What ends this process if it is much later than the study allows, where it has its own."""
+    if "site-file" not in context.node_config:
+        return nullcontext()  # a simulation: other sites share this process
+    deadline_s = Study.read(site.study).federation.deadline_s
+    return ends_after(deadline_s + _LATE_S)
 
 
 def _site_file(context: Context) -> Path:

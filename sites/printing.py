@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -14,6 +15,13 @@ from ppfl.federation.cards import grouped
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def talk_of_processes(first: str) -> None:
+    """Say a first line on stderr, and from then on what the supervised programs come to."""
+    typer.echo(first, err=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ppfl").setLevel(logging.INFO)
 
 
 def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:

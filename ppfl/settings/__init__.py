@@ -1,6 +1,7 @@
 """Settings files: what a study, and what a site, lays down."""
 
 from ppfl.settings.coordinator import CoordinatorFile
+from ppfl.settings.gateway import GatewayLimits
 from ppfl.settings.site import PASSPHRASE_VARIABLE, Connection, SiteFile, read_passphrase
 from ppfl.settings.study import (
     EncryptionOptions,
@@ -23,6 +24,7 @@ __all__ = [
     "CoordinatorFile",
     "EncryptionOptions",
     "FederationOptions",
+    "GatewayLimits",
     "ImageOptions",
     "ModelOptions",
     "Name",

@@ -8,6 +8,7 @@ from typing import Literal, Self
 import tomli_w
 from pydantic import Field
 
+from ppfl.settings.gateway import GatewayLimits
 from ppfl.settings.study import Section, absolute_paths, read_settings
 
 
@@ -31,6 +32,9 @@ class CoordinatorFile(Section):
     ca_key: Path = Field(Path("tls/ca.key"), description="its key; nothing that runs needs it")
     certificate: Path = Field(Path("tls/server.crt"), description="the coordinator's certificate")
     certificate_key: Path = Field(Path("tls/server.key"), description="the certificate's key")
+    gateway: GatewayLimits = Field(
+        GatewayLimits(), description="what one peer may ask: see docs/gateway.md"
+    )
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -1,0 +1,279 @@
+"""The gateway: what of the coordinator's SuperLink can be reached from outside.
+
+SuperLink serves Flower's Fleet, Control and Runtime interfaces on one port. Only Fleet asks for a
+site's key: whoever reaches Control may start a run, that is, execute code at every hospital. So
+SuperLink listens on the loopback interface, and sites reach it through this application, which
+passes on the requests listed here and nothing else. What is passed on is written anew (path,
+framing and headers), so that both sides cannot read one request in two ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Final
+
+import httpx
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.types import Message, Receive, Scope, Send
+
+from coordinator.peers import Peers, TooManyError, peer_of
+from ppfl.errors import KeyMaterialError
+from ppfl.settings import GatewayLimits
+
+FLEET_ROUTES: Final = frozenset(
+    f"/v1/fleet/{name}"
+    for name in (
+        "activate-node",
+        "confirm-message-received",
+        "deactivate-node",
+        "get-fab",
+        "get-run",
+        "pull-messages",
+        "pull-object",
+        "push-messages",
+        "push-object",
+        "send-node-heartbeat",
+    )
+)
+"""What a SuperNode with a key calls. SuperLink always refuses the other two, ``register-node`` and
+``unregister-node``, where nodes authenticate."""
+
+_HEALTH, _OBJECT = "/health", "/v1/fleet/push-object"
+_NODE_KEY, _SIGNATURE, _SIGNED = b"flwr-public-key", b"flwr-signature", b"flwr-timestamp"
+_REQUEST_HEADERS = frozenset(
+    {
+        *(_NODE_KEY, _SIGNATURE, _SIGNED),
+        *(b"flwr-package-name", b"flwr-package-version", b"flwr-component-name"),
+        *(b"accept", b"content-type"),
+    }
+)
+_RESPONSE_HEADERS = frozenset(
+    {b"content-length", b"content-type", b"flwr-version-incompatibility-message"}
+)
+_LONGEST = 80  # characters of a path that are logged
+_log = logging.getLogger("ppfl.gateway")
+
+
+class _RefusedError(Exception):
+    """A request that is not passed on.
+
+    Flower's SuperNode repeats a request after 502, 503 and 504, ends after 401 and takes 403 for
+    the end of a run: so 404 says that there is nothing here, and 503 and 504 "later".
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class _DisconnectedError(Exception):
+    """The peer went away in the middle of a request."""
+
+
+class Gateway:
+    """The application (ASGI) between the sites and SuperLink.
+
+    Args:
+        upstream: a client of SuperLink, with its address as ``base_url``.
+        node_keys: the sites' keys, from :func:`read_node_keys`. SuperLink checks a site's key
+            itself, but only after it has read a request's body into memory; here the head decides.
+        limits: what one peer may ask.
+        peers: whose requests are counted; shared with the server that counts connections.
+    """
+
+    def __init__(
+        self,
+        upstream: httpx.AsyncClient,
+        *,
+        node_keys: Mapping[bytes, ec.EllipticCurvePublicKey],
+        limits: GatewayLimits,
+        peers: Peers,
+    ) -> None:
+        self._upstream, self._node_keys = upstream, node_keys
+        self._limits, self._peers = limits, peers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, or refuse it."""
+        peer, answer = peer_of(scope["client"]), _Answer(send, self._limits.stall_s)
+        what = f"{scope['method'][:16]} {_printable(scope['raw_path'])}"
+        try:
+            self._peers.take(peer)
+            async with asyncio.timeout(self._limits.request_s):
+                await self._serve(scope, receive, answer, peer)
+        except _DisconnectedError:
+            _log.info("%s went away: %s", peer, what)
+        except TooManyError as refused:
+            if not refused.repeated:
+                log_refusal(peer, what, refused)
+            await answer.refuse(503)
+        except _RefusedError as refused:
+            log_refusal(peer, what, refused)
+            await answer.refuse(refused.status)
+        except (httpx.TransportError, TimeoutError) as error:
+            log_refusal(peer, what, type(error).__name__)
+            late = isinstance(error, TimeoutError | httpx.TimeoutException)
+            await answer.refuse(504 if late else 502)
+
+    async def close(self) -> None:
+        """Hang up on SuperLink."""
+        await self._upstream.aclose()
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer, peer: str) -> None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        path = _check_target(scope)
+        _check_head(headers, self._limits.head_bytes)
+        if path == _HEALTH:
+            request = self._upstream.build_request("GET", _HEALTH)
+        else:
+            _check_signature(headers, self._node_keys)
+            limit = self._limits.object_bytes if path == _OBJECT else self._limits.message_bytes
+            request = self._upstream.build_request(
+                "POST",
+                path,
+                headers=[*_kept(headers, limit), (b"x-forwarded-for", peer.encode())],
+                content=self._body(receive, limit),
+            )
+        response = await self._upstream.send(request, stream=True)
+        try:
+            kept = [h for h in response.headers.raw if h[0].lower() in _RESPONSE_HEADERS]
+            await answer.start(response.status_code, kept)
+            async for piece in response.aiter_raw():
+                await answer.go_on(piece)
+            await answer.end()
+        finally:
+            await response.aclose()
+
+    async def _body(self, receive: Receive, limit: int) -> AsyncIterator[bytes]:
+        size, more = 0, True
+        while more:
+            async with asyncio.timeout(self._limits.stall_s):
+                event = await receive()
+            if event["type"] == "http.disconnect":
+                raise _DisconnectedError
+            piece, more = event.get("body", b""), event.get("more_body", False)
+            size += len(piece)
+            if size > limit:
+                raise _RefusedError(413, f"a body of more than {limit} bytes")
+            if piece:
+                yield piece
+
+
+class _Answer:
+    """The answer to one request, piece by piece."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send, self._stall_s = send, stall_s
+        self._started = False
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._started = True
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def go_on(self, piece: bytes) -> None:
+        await self._put({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end(self, last: bytes = b"") -> None:
+        await self._put({"type": "http.response.body", "body": last})
+
+    async def refuse(self, status: int) -> None:
+        """Answer with a refusal; an answer that has begun is left unfinished: uvicorn hangs up."""
+        if not self._started:
+            headers = [(b"content-length", b"8"), (b"content-type", b"text/plain")]
+            await self.start(status, [*headers, (b"connection", b"close")])
+            await self.end(b"refused\n")
+
+    async def _put(self, event: Message) -> None:
+        async with asyncio.timeout(self._stall_s):
+            await self._send(event)
+
+
+def read_node_keys(lines: Iterable[str]) -> dict[bytes, ec.EllipticCurvePublicKey]:
+    """The sites' keys by the bytes under which Flower's SuperNode names them.
+
+    Args:
+        lines: public keys as OpenSSH writes them, one a line.
+
+    Raises:
+        KeyMaterialError: one is no elliptic-curve key.
+    """
+    keys = {}
+    for line in lines:
+        try:
+            key = serialization.load_ssh_public_key(line.strip().encode())
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise KeyMaterialError(f"{line[:40]!r} is no elliptic-curve key of OpenSSH")
+        name = key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        keys[name] = key
+    return keys
+
+
+def log_refusal(peer: str, what: str, why: object) -> None:
+    """Write down who was refused what, and why."""
+    _log.warning("refused %s: %s: %s", peer, what, why)
+
+
+def _check_target(scope: Scope) -> str:
+    """The path asked for, which is one of those that pass."""
+    method, path = scope["method"], scope["raw_path"].decode("ascii", "replace")
+    if scope["http_version"] != "1.1":
+        raise _RefusedError(404, "another version of HTTP")
+    if scope["query_string"]:
+        raise _RefusedError(404, "a query")
+    if path == _HEALTH and method in ("GET", "HEAD"):
+        return _HEALTH
+    if path in FLEET_ROUTES and method == "POST":
+        return str(path)
+    raise _RefusedError(404, "not a way through the gateway")
+
+
+def _check_head(headers: list[tuple[bytes, bytes]], limit: int) -> None:
+    names = [name for name, _ in headers]
+    if sum(len(name) + len(value) for name, value in headers) > limit:
+        raise _RefusedError(431, "too long a head")
+    if b"upgrade" in names:
+        raise _RefusedError(404, "an upgrade")
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise _RefusedError(400, "a body framed in two ways")
+
+
+def _check_signature(
+    headers: list[tuple[bytes, bytes]], keys: Mapping[bytes, ec.EllipticCurvePublicKey]
+) -> None:
+    """Make sure that a site signed the request's time, as Flower's SuperNode does.
+
+    How old the signature may be, and whose node the request may speak for, SuperLink checks.
+    """
+    signed = [[value for name, value in headers if name == n] for n in (_NODE_KEY, _SIGNATURE)]
+    times = [value for name, value in headers if name == _SIGNED]
+    try:
+        (name,), (signature,) = ([base64.b64decode(v, validate=True) for v in s] for s in signed)
+        (time,) = times
+        keys[name].verify(signature, time, ec.ECDSA(hashes.SHA256()))
+    except (KeyError, ValueError, binascii.Error, InvalidSignature):
+        raise _RefusedError(401, "not signed by a site's key") from None
+
+
+def _kept(headers: list[tuple[bytes, bytes]], limit: int) -> list[tuple[bytes, bytes]]:
+    """The headers that are passed on: those Flower reads, and the body's length."""
+    kept = [header for header in headers if header[0] in _REQUEST_HEADERS]
+    for name, value in headers:
+        if name == b"content-length":
+            if int(value) > limit:
+                raise _RefusedError(413, f"a body of {int(value)} bytes, {limit} are allowed")
+            kept.append((name, value))
+    return kept
+
+
+def _printable(path: bytes) -> str:
+    cut = path[:_LONGEST].decode("ascii", "backslashreplace")
+    return ascii(cut) + ("…" if len(path) > _LONGEST else "")

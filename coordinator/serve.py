@@ -1,0 +1,201 @@
+"""The coordinator's processes: SuperLink, what runs the ServerApp, and the gateway before them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tomli_w
+
+from coordinator.control import Control
+from coordinator.gateway_server import GatewaySettings
+from ppfl.errors import RunError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import StudyClosed
+from ppfl.processes import Program, Supervisor
+from ppfl.settings import GatewayLimits
+from sites.flower import flower_environment, flower_program, write_secret
+
+_LOOK_S = 2.0  # between two looks at SuperLink
+_AGAIN_S = 30.0  # before a study that broke off is taken up again
+_APP = {
+    "project": {"name": "ppfl", "version": "1.0.0", "dependencies": ["flwr>=1.41"]},
+    "tool": {
+        "flwr": {
+            "app": {
+                "publisher": "ppfl",
+                "components": {
+                    "serverapp": "coordinator.server_app:app",
+                    "clientapp": "sites.client_app:app",
+                },
+            }
+        }
+    },
+}
+_log = logging.getLogger("ppfl.coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorPlace:
+    """Where the coordinator's processes listen, and where their files lie.
+
+    Args:
+        folder: for logs, the status, SuperLink's database and Flower's own files.
+        run: the run's folder, where the ServerApp finds the study and keeps its record.
+        listen: address on which the gateway listens for the sites.
+        port: the gateway's port.
+        superlink_port: SuperLink's, on the loopback interface.
+        certificate: the gateway's and SuperLink's, PEM; it must name 127.0.0.1, too.
+        certificate_key: its private key.
+        authority: certificate of the CA that issued it.
+        sites: the sites' public keys, in OpenSSH's format, by the sites' names.
+        limits: what one peer may ask of the gateway.
+    """
+
+    folder: Path
+    run: Path
+    listen: str
+    port: int
+    superlink_port: int
+    certificate: Path
+    certificate_key: Path
+    authority: Path
+    sites: Mapping[str, str]
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
+
+
+def serve_coordinator(place: CoordinatorPlace) -> bool:
+    """Whether the study was run to its end; SIGTERM and SIGINT end it before, and it can go on.
+
+    Raises:
+        RunError: the coordinator runs already in this folder.
+        KeyMaterialError: a site's key is none.
+    """
+    supervisor = Supervisor(coordinator_programs(place), place.folder)
+    write_secret(_secret(place))
+    study = _Study(place)
+    try:
+        supervisor.run(lambda: supervisor.stop() if study.is_closed() else None)
+    finally:
+        study.close()
+    return _is_closed(place.run)
+
+
+def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
+    """The programs to supervise; the gateway's settings are written for it."""
+    here, secret = f"127.0.0.1:{place.superlink_port}", str(_secret(place))
+    place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings = GatewaySettings(
+        listen=place.listen,
+        port=place.port,
+        certificate=place.certificate,
+        certificate_key=place.certificate_key,
+        superlink=f"https://{here}",
+        authority=place.authority,
+        node_keys=tuple(place.sites.values()),
+        log=place.folder / "requests.log",
+        limits=place.limits,
+    )
+    written = place.folder / "gateway.toml"
+    written.write_text(tomli_w.dumps(settings.model_dump(mode="json")), encoding="utf-8")
+    gateway = [sys.executable, "-m", "coordinator.gateway_server", str(written)]
+    return [
+        Program(
+            "superlink",
+            [
+                flower_program("flower-superlink"),
+                *("--host", "127.0.0.1", "--port", str(place.superlink_port)),
+                *("--ssl-ca-certfile", str(place.authority)),
+                *("--ssl-certfile", str(place.certificate)),
+                *("--ssl-keyfile", str(place.certificate_key)),
+                *("--enable-supernode-auth", "--database", str(place.folder / "state.db")),
+                *("--isolation", "process", "--superexec-auth-secret-file", secret),
+            ],
+            flower_environment(place.folder / "superlink"),
+        ),
+        Program(
+            "superexec",
+            [
+                flower_program("flower-superexec"),
+                *("--root-certificates", str(place.authority), "--runtime-api-address", here),
+                *("--superexec-auth-secret-file", secret),
+            ],
+            flower_environment(place.folder / "superexec") | {"PPFL_RUN": str(place.run)},
+            # SuperLink gives a run up when it is started anew
+            needs="superlink",
+        ),
+        Program("gateway", gateway, flower_environment(place.folder / "gateway")),
+    ]
+
+
+class _Study:
+    """The study's run at SuperLink, started again until the study is closed."""
+
+    def __init__(self, place: CoordinatorPlace) -> None:
+        self._place = place
+        self._control: Control | None = None
+        self._run, self._next = 0, 0.0
+
+    def is_closed(self) -> bool:
+        """Whether the study has come to its end; on the way there, take it a step further."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _LOOK_S
+        try:
+            return self._go_on()
+        except RunError as error:
+            _log.warning("%s", error)
+            self.close()
+        return False
+
+    def close(self) -> None:
+        """Hang up on SuperLink."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def _go_on(self) -> bool:
+        if self._control is None:
+            if not _listens(self._place.superlink_port):
+                return False
+            self._control = Control(self._place.superlink_port, self._place.authority)
+            self._control.register(self._place.sites)
+        if not self._run:
+            if _is_closed(self._place.run):
+                return True
+            self._run = self._control.start_run(_write_app(self._place.folder / "app"))
+            _log.info("run %d has started", self._run)
+        elif self._control.has_finished(self._run):
+            if _is_closed(self._place.run):
+                return True
+            _log.warning("run %d broke off and is taken up again in %.0f s", self._run, _AGAIN_S)
+            self._run, self._next = 0, time.monotonic() + _AGAIN_S
+        return False
+
+
+def _write_app(folder: Path) -> Path:
+    """The Flower app that names the installed code and brings none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(_APP), encoding="utf-8")
+    return folder
+
+
+def _secret(place: CoordinatorPlace) -> Path:
+    return place.folder / "superexec.secret"
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _is_closed(run: Path) -> bool:
+    journal = run / "journal.jsonl"
+    return journal.exists() and any(isinstance(e, StudyClosed) for e in read_journal(journal)[-1:])

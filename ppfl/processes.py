@@ -1,0 +1,280 @@
+"""Keeps programs running, and leaves none behind.
+
+Every program leads a process group of its own, so that it and whatever it started can be ended
+together. Should the supervisor itself be killed, a guard ends them: a small process that waits
+for the end of a pipe from the supervisor, then looks for a mark in the processes' environments.
+(Linux could signal the programs itself, but not what they started, and a ClientApp that hangs
+would stay.)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import psutil
+
+from ppfl.errors import RunError
+
+_POLL_S = 0.1
+_LONGEST_DELAY_S = 15.0  # Flower takes a site that was killed back after a minute: keep asking
+_STEADY_S = 60.0  # a program that ran so long has started well
+_GUARD_S = 5.0  # between SIGTERM and SIGKILL when the supervisor is gone
+_MARK = "PPFL_SUPERVISOR"  # the environment variable by which the guard knows the processes
+_LOG_BYTES = 20_000_000
+_log = logging.getLogger("ppfl.processes")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to keep running.
+
+    Args:
+        name: what its log and the status call it.
+        command: the program and its arguments.
+        environment: its whole environment.
+        needs: name of a program without whose present process this one is of no use; it is
+            started anew together with it.
+        patience_s: seconds it may take to end after SIGTERM.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    environment: Mapping[str, str] = field(repr=False)
+    needs: str = ""
+    patience_s: float = 10.0
+
+
+class Supervisor:
+    """Starts programs, starts them again when they end, and ends them all.
+
+    Args:
+        programs: what to run, in the order of starting; they are ended in the opposite order.
+        folder: holds one log for each program, ``status.json``, and a lock.
+
+    Raises:
+        RunError: another supervisor runs there.
+    """
+
+    def __init__(self, programs: Sequence[Program], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._lock = _lock(folder / "lock")
+        self._mark = secrets.token_hex(16)
+        self._children = [_Child(program, folder, self._mark) for program in programs]
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._stop = False
+
+    def run(self, each: Callable[[], None] = lambda: None) -> None:
+        """Keep the programs running until :meth:`stop`, SIGTERM or SIGINT.
+
+        Args:
+            each: called ten times a second; it must not take long.
+
+        Raises:
+            PpflError: what ``each`` raises; the programs have been ended.
+        """
+        with _on_signals(lambda _number, _frame: self.stop()):
+            try:
+                while not self._stop:
+                    self._tick()
+                    each()
+                    time.sleep(_POLL_S)
+            finally:
+                self.close()
+
+    def stop(self) -> None:
+        """Let :meth:`run` end."""
+        self._stop = True
+
+    def close(self) -> None:
+        """End all programs, the last first, and whatever they started."""
+        for child in reversed(self._children):
+            child.end()
+        self._write_status()
+        self._end_guard()
+        self._lock.close()
+
+    def _end_guard(self) -> None:
+        """Let the guard look for what is left, and end."""
+        if self._guard is not None:
+            self._guard.communicate()
+            self._guard = None
+
+    def _tick(self) -> None:
+        """Note what ended, and start what is due."""
+        if self._guard is None or self._guard.poll() is not None:
+            self._end_guard()
+            self._guard = subprocess.Popen(  # noqa: S603 - this module
+                [sys.executable, "-m", "ppfl.processes", self._mark],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        changed = False
+        for child in self._children:
+            if child.note_end():
+                changed = True
+                for other in self._children:
+                    if other.program.needs == child.program.name:
+                        other.end()
+        for child in self._children:
+            if child.is_due():
+                child.start()
+                changed = True
+        if changed:
+            self._write_status()
+
+    def _write_status(self) -> None:
+        status = {
+            "version": 1,
+            "pid": os.getpid(),
+            "programs": [child.status() for child in self._children],
+        }
+        path = self._folder / "status.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(status, indent=1), encoding="utf-8")
+        temporary.replace(path)
+
+
+class _Child:
+    """One program's present process, if there is one."""
+
+    def __init__(self, program: Program, folder: Path, mark: str) -> None:
+        self.program = program
+        self._environment = dict(program.environment) | {_MARK: mark}
+        self._log_file = folder / f"{program.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._since, self._due = time.time(), 0.0
+        self._began = 0.0
+        self._starts = self._failures = 0
+        self._code: int | None = None
+
+    def is_due(self) -> bool:
+        """Whether it does not run and should."""
+        return self._process is None and time.monotonic() >= self._due
+
+    def start(self) -> None:
+        """Start the program."""
+        with suppress(FileNotFoundError):
+            if self._log_file.stat().st_size > _LOG_BYTES:
+                self._log_file.replace(self._log_file.with_suffix(".log.1"))
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own environment's programs
+                self.program.command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._starts += 1
+        self._since, self._began = time.time(), time.monotonic()
+
+    def note_end(self) -> bool:
+        """Whether the process has ended; if so, its group is gone and the next start is planned."""
+        if self._process is None or not _has_ended(self._process):
+            return False
+        ran_s = time.monotonic() - self._began
+        self._failures = 0 if ran_s > _STEADY_S else self._failures + 1
+        delay_s = min(2.0 ** (self._failures - 1), _LONGEST_DELAY_S)
+        self._bury(delay_s)
+        _log.warning(
+            "%s ended with %s after %.0f s and is started again in %.0f s; see %s",
+            *(self.program.name, self._code, ran_s, delay_s, self._log_file),
+        )
+        return True
+
+    def end(self) -> None:
+        """End the process and whatever it started."""
+        if self._process is None:
+            return
+        os.kill(self._process.pid, signal.SIGTERM)  # Popen.terminate() may wait for it
+        until = time.monotonic() + self.program.patience_s
+        while not _has_ended(self._process) and time.monotonic() < until:
+            time.sleep(_POLL_S / 2)
+        self._bury(0)
+
+    def status(self) -> dict[str, str | int | float | None]:
+        """What ``status.json`` says of it."""
+        return {
+            "name": self.program.name,
+            "state": "running" if self._process else "ended",
+            "pid": self._process.pid if self._process else None,
+            "since": round(self._since, 3),
+            "starts": self._starts,
+            "last_exit": self._code,
+        }
+
+    def _bury(self, delay_s: float) -> None:
+        """Kill what is left of the group; its number cannot be another's before the wait."""
+        process = self._process
+        if process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._code = process.wait()
+        self._process = None
+        self._since, self._due = time.time(), time.monotonic() + delay_s
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended; it stays a zombie, so that its number still means its group."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _lock(path: Path) -> IO[bytes]:
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RunError(f"{path.parent} is in use: its programs are running already") from None
+    return file
+
+
+@contextmanager
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _guard(mark: str) -> None:
+    """Wait for the supervisor's end, then end what bears its mark."""
+    sys.stdin.buffer.read()
+    patient_until = time.monotonic() + _GUARD_S
+    number = signal.SIGTERM
+    while processes := list(_marked(mark)):
+        for process in processes:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+        time.sleep(_POLL_S)
+        if time.monotonic() > patient_until:
+            number = signal.SIGKILL
+
+
+def _marked(mark: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+if __name__ == "__main__":
+    _guard(sys.argv[1])

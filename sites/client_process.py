@@ -1,0 +1,39 @@
+"""The process that Flower starts for each message at a site: it runs the installed ClientApp only.
+
+A run of Flower's brings its app along, as a FAB, and Flower would unpack it and put it before the
+installed packages: whoever starts a run, so the coordinator, could have any code executed at a
+hospital. Here the FAB is neither unpacked nor loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+from flwr.clientapp import ClientApp
+from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+from flwr.supernode.runtime import run_clientapp
+
+from sites.client_app import app
+
+
+def main() -> None:
+    """Do what ``flwr-clientapp`` does, with this site's own app."""
+    with (
+        patch.object(run_clientapp, "install_from_fab", _ignore),
+        patch.object(run_clientapp, "get_load_client_app_fn", lambda **_: _installed),
+    ):
+        flwr_clientapp()
+
+
+def _ignore(_content: bytes, **_: Any) -> None:
+    """In place of unpacking what the coordinator sent."""
+
+
+def _installed(*_: str) -> ClientApp:
+    """In place of loading it."""
+    return app
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""What the coordinator asks of its SuperLink, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.cli.build import build_fab_from_disk
+from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeRequest
+from starlette.types import Receive, Scope, Send
+
+import coordinator.serve
+from coordinator.control import Control
+from coordinator.serve import CoordinatorPlace, _Study, _write_app, coordinator_programs
+from ppfl.errors import KeyMaterialError, RunError
+from ppfl.federation import Journal
+from ppfl.federation.journal import StudyClosed
+from sites.flower import flower_environment, write_secret
+from tests.coordinator.certificates import openssh_line, write_certificates
+from tests.coordinator.gateway_in_threads import serving
+
+
+class _Link:
+    """SuperLink's place: it answers with what it is told."""
+
+    status, body = 200, b""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bytes]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        self.asked.append((scope["path"], body))
+        kind = [(b"content-type", b"application/x-protobuf")]
+        await send({"type": "http.response.start", "status": self.status, "headers": kind})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[tuple[_Link, Control]]:
+    write_certificates(tmp_path)
+    link = _Link()
+    config = uvicorn.Config(
+        link,
+        port=0,
+        lifespan="off",
+        log_config=None,
+        ws="none",
+        ssl_certfile=str(tmp_path / "server.crt"),
+        ssl_keyfile=str(tmp_path / "server.key"),
+    )
+    server = uvicorn.Server(config)
+    with serving(server, None):
+        port = server.servers[0].sockets[0].getsockname()[1]
+        control = Control(port, tmp_path / "ca.crt")
+        yield link, control
+        control.close()
+
+
+def test_sites_are_registered_under_their_names_once_and_again(
+    link: tuple[_Link, Control],
+) -> None:
+    superlink, control = link
+    keys = {name: openssh_line(ec.generate_private_key(ec.SECP384R1())) for name in "ab"}
+    for superlink.status in (200, 412):  # 412: known already
+        control.register(keys)
+    asked = [RegisterNodeRequest.FromString(body) for _, body in superlink.asked]
+    assert [request.name for request in asked] == ["a", "b"] * 2
+    assert asked[0].public_key.startswith(b"-----BEGIN PUBLIC KEY-----")
+    superlink.status = 500
+    with pytest.raises(RunError, match="did not register site a"):
+        control.register(keys)
+    with pytest.raises(KeyMaterialError):
+        control.register({"a": "no key"})
+
+
+def test_a_run_that_superlink_does_not_know_has_finished(link: tuple[_Link, Control]) -> None:
+    superlink, control = link
+    told = ListRunsResponse()
+    told.run_dict[5].status.status = "running"
+    superlink.body = told.SerializeToString()
+    assert not control.has_finished(5)
+    assert control.has_finished(6)
+    told.run_dict[5].status.status = "finished"
+    superlink.body = told.SerializeToString()
+    assert control.has_finished(5)
+
+
+def test_a_superlink_that_is_away_is_said(tmp_path: Path) -> None:
+    write_certificates(tmp_path)
+    control = Control(1, tmp_path / "ca.crt")
+    with pytest.raises(RunError, match="did not list its runs: ConnectError"):
+        control.has_finished(1)
+    control.close()
+
+
+class _Runs:
+    """Control's place: runs end when they are told to."""
+
+    def __init__(self, *_: Any) -> None:
+        self.did: list[str] = []
+        self.away = self.finished = False
+
+    def register(self, sites: dict[str, str]) -> None:
+        self._do(f"register {', '.join(sites)}")
+
+    def start_run(self, _app: Path) -> int:
+        self._do("start")
+        return 7
+
+    def has_finished(self, _run: int) -> bool:
+        self._do("look")
+        return self.finished
+
+    def close(self) -> None:
+        self.did.append("close")
+
+    def _do(self, what: str) -> None:
+        if self.away:
+            raise RunError("SuperLink is away")
+        self.did.append(what)
+
+
+def _place(folder: Path) -> CoordinatorPlace:
+    return CoordinatorPlace(
+        folder=folder / "flower",
+        run=folder,
+        listen="127.0.0.1",
+        port=1,
+        superlink_port=2,
+        certificate=folder / "server.crt",
+        certificate_key=folder / "server.key",
+        authority=folder / "ca.crt",
+        sites={"a": "", "b": ""},
+    )
+
+
+def test_a_study_is_taken_up_again_until_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, now, listens = _Runs(), [0.0], [False]
+    monkeypatch.setattr(coordinator.serve, "Control", lambda *_: runs)
+    monkeypatch.setattr(coordinator.serve, "_listens", lambda _: listens[0])
+    monkeypatch.setattr(coordinator.serve.time, "monotonic", lambda: now[0])
+    study = _Study(_place(tmp_path))
+
+    def look(after_s: float) -> bool:
+        now[0] += after_s
+        return study.is_closed()
+
+    assert not look(2)
+    assert runs.did == []
+    listens[0] = True
+    assert not look(2)
+    assert runs.did == ["register a, b", "start"]
+    assert not look(2)
+    assert not look(0.1)  # too soon for another look
+    runs.away = True
+    assert not look(2)
+    runs.away, runs.finished = False, True
+    assert not look(2)
+    assert runs.did[2:] == ["look", "close", "register a, b", "look"]
+    assert not look(29)
+    assert not look(2)
+    assert runs.did[6:] == ["start"]
+    closed = StudyClosed(rounds=1, sites=("a",), model_sha256="0" * 64, seconds=1)
+    Journal(tmp_path / "journal.jsonl").write(closed)
+    assert look(2)
+    assert _Study(_place(tmp_path)).is_closed()
+    assert runs.did.count("start") == 2
+
+
+def test_superlink_listens_on_the_loopback_interface_and_asks_for_keys(tmp_path: Path) -> None:
+    superlink, superexec, gateway = coordinator_programs(_place(tmp_path))
+    command = " ".join(map(str, superlink.command))
+    assert "--host 127.0.0.1 --port 2 " in command
+    assert "--enable-supernode-auth" in command
+    assert "--isolation process --superexec-auth-secret-file" in command
+    assert superexec.needs == superlink.name
+    assert superexec.environment["PPFL_RUN"] == str(tmp_path)
+    homes = {program.environment["FLWR_HOME"] for program in (superlink, superexec, gateway)}
+    assert len(homes) == 3
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's
+def test_the_coordinators_app_brings_no_code(tmp_path: Path) -> None:
+    app = build_fab_from_disk(_write_app(tmp_path / "app"))
+    with ZipFile(BytesIO(app)) as fab:
+        assert not [name for name in fab.namelist() if name.endswith(".py")]
+
+
+def test_flowers_programs_call_nobody(tmp_path: Path) -> None:
+    environment = flower_environment(tmp_path / "home")
+    assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+
+
+def test_a_secret_is_fresh_and_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    secrets = set()
+    for _ in range(2):
+        write_secret(path)
+        secrets.add(path.read_bytes())
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert {len(secret) for secret in secrets} == {32}
+    assert len(secrets) == 2

@@ -1,0 +1,228 @@
+"""Flower's own processes behind the gateway, started as the coordinator and a site start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import tomli_w
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.supercore.protobuf.client import ProtobufRequestContext
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from coordinator.gateway import FLEET_ROUTES
+from coordinator.serve import _APP
+from tests.coordinator.certificates import openssh_line, write_certificates
+
+_SERVER = """
+import os, time
+from pathlib import Path
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+from ppfl.federation import Journal
+from ppfl.federation.journal import StudyClosed
+from sites.messages import read_sealed, write_sealed
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    while not (nodes := list(grid.get_node_ids())):
+        time.sleep(0.2)
+    sent, content = os.urandom(12_000_000), RecordDict()
+    write_sealed(content, "v", sent)
+    message = Message(content, dst_node_id=nodes[0], message_type="train")
+    waiting = list(grid.push_messages([message]))
+    while not (replies := list(grid.pull_messages(waiting))):
+        time.sleep(0.2)
+    assert read_sealed(replies[0].content, "v") == sent[::-1]
+    journal = Journal(Path(os.environ["PPFL_RUN"]) / "journal.jsonl")
+    journal.write(StudyClosed(rounds=1, sites=("a",), model_sha256="0" * 64, seconds=1.0))
+"""
+_CLIENT = """
+from flwr.app import Message, RecordDict
+from flwr.clientapp import ClientApp
+from sites.messages import read_sealed, write_sealed
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    assert context.node_config["site-file"].endswith("site.toml")
+    content = RecordDict()
+    write_sealed(content, "v", read_sealed(message.content, "v")[::-1])
+    return Message(content, reply_to=message)
+"""
+# the two apps stand in for the installed ones, each only on the side that it is for
+_STAND_IN = """
+import importlib.abc, importlib.util, os, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        here = os.environ.get("STAND_IN", "").split("=")
+        return importlib.util.spec_from_file_location(name, here[1]) if name == here[0] else None
+
+sys.meta_path.insert(0, Finder())
+"""
+_COORDINATOR = """
+import json, logging, sys
+from pathlib import Path
+import coordinator.serve
+from coordinator.serve import CoordinatorPlace, serve_coordinator
+logging.basicConfig(level=logging.INFO)
+told = json.loads(sys.argv[1])
+folder = Path(told["folder"])
+coordinator.serve._write_app = lambda _: folder / "app"
+assert serve_coordinator(CoordinatorPlace(
+    folder=folder / "coordinator", run=folder / "run", listen="127.0.0.1", port=told["port"],
+    superlink_port=told["superlink_port"], certificate=folder / "server.crt",
+    certificate_key=folder / "server.key", authority=folder / "ca.crt", sites=told["sites"],
+))
+"""
+_SITE = """
+import json, logging, sys
+from pathlib import Path
+from sites.serve import serve_site
+logging.basicConfig(level=logging.INFO)
+told = json.loads(sys.argv[1])
+folder = Path(told["folder"])
+serve_site(
+    site_file=folder / "a site" / "site.toml", superlink=f"127.0.0.1:{told['port']}",
+    authority=folder / "ca.crt", node_key=folder / "node.key", node_port=told["node_port"],
+    folder=folder / "site",
+)
+"""
+
+
+_UNTYPED = {"/docs", "/openapi.json", "/v1/runtime/responses"}
+_ROUTES = {path for _, path in PROTOBUF_REQUEST_TYPES} | _UNTYPED
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> dict[str, Any]:
+    """A folder with certificates, a key and an app that echoes, and free ports."""
+    write_certificates(tmp_path)
+    key = ec.generate_private_key(ec.SECP384R1())
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+    (tmp_path / "node.key").write_bytes(key.private_bytes(*form, serialization.NoEncryption()))
+    with_code = deepcopy(_APP)
+    with_code["tool"]["flwr"]["app"]["components"]["clientapp"] = "evil:app"
+    for name, text in {
+        "app/pyproject.toml": tomli_w.dumps(with_code),
+        "app/evil.py": f"open({str(tmp_path / 'executed')!r}, 'w')\n{_CLIENT}",
+        "stand_in/sitecustomize.py": _STAND_IN,
+        "server.py": _SERVER,
+        "client.py": _CLIENT,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "run").mkdir()
+    ports = dict(zip(("port", "superlink_port", "node_port"), _free_ports(3), strict=True))
+    return {"folder": str(tmp_path), "sites": {"a": openssh_line(key)}} | ports
+
+
+@pytest.mark.slow
+def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
+    told: dict[str, Any], tmp_path: Path
+) -> None:
+    log = tmp_path / "coordinator" / "superlink.log"
+    processes = [_start(_COORDINATOR, told, f"coordinator.server_app={tmp_path}/server.py")]
+    try:
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        address = f"https://127.0.0.1:{told['port']}"
+        with httpx.Client(base_url=address, verify=trusted, trust_env=False) as client:
+            _until(lambda: client.get("/health").status_code == 200)
+            before = log.read_text()
+            assert _ask_everything(client, {}) == dict.fromkeys(_ROUTES, 404) | dict.fromkeys(
+                FLEET_ROUTES, 401
+            )
+            assert '" 40' not in log.read_text().removeprefix(before)  # nothing came so far
+            signed = _signature(tmp_path / "node.key")
+            answers = _ask_everything(client, signed)
+            assert {path for path, status in answers.items() if status != 404} == FLEET_ROUTES
+            processes.append(_start(_SITE, told, f"sites.client_app={tmp_path}/client.py"))
+            asked = log.read_text().removeprefix(before)
+            # an empty request names no node: SuperLink itself refuses it
+            assert set(re.findall(r'"POST (\S+) HTTP/1.1" 401', asked)) == FLEET_ROUTES
+        coordinator, site = processes
+        assert _listening(coordinator) == {told["port"], told["superlink_port"]}
+        assert coordinator.wait(timeout=90) == 0
+        children = psutil.Process(site.pid).children(recursive=True)
+        assert len(children) >= 3
+        site.kill()
+        _until(lambda: not any(child.is_running() for child in children))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert not (tmp_path / "executed").exists()  # the code that the run brought along
+    secret = tmp_path / "coordinator" / "superexec.secret"
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def _start(code: str, told: dict[str, Any], stand_in: str) -> subprocess.Popen[bytes]:
+    places = [f"{told['folder']}/stand_in", *filter(None, sys.path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "STAND_IN": stand_in}
+    return subprocess.Popen([sys.executable, "-c", code, json.dumps(told)], env=environment)
+
+
+def _ask_everything(client: httpx.Client, headers: dict[str, str]) -> dict[str, int]:
+    """What an empty request gets on every route that SuperLink has."""
+    kind = {"content-type": PROTOBUF_MEDIA_TYPE}
+    return {path: client.post(path, headers=kind | headers).status_code for path in _ROUTES}
+
+
+def _signature(path: Path) -> dict[str, str]:
+    """What Flower's own SuperNode adds to a request."""
+    key = serialization.load_ssh_private_key(path.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    request = httpx.Request("POST", "https://localhost")
+    context = ProtobufRequestContext("", ActivateNodeRequest(), request)
+    signing = NodeAuthHttpInterceptor(key, key.public_key())
+    signing.intercept(context, lambda _: httpx.Response(200))
+    return {name: value for name, value in request.headers.items() if name.startswith("flwr-")}
+
+
+def _listening(process: subprocess.Popen[bytes]) -> set[int]:
+    """Ports that a process and its children listen on, all on the loopback interface."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    sockets = [c for child in children for c in child.net_connections("tcp")]
+    listening = [c.laddr for c in sockets if c.status == psutil.CONN_LISTEN]
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    return {address.port for address in listening}
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _until(condition: Callable[[], bool], *, seconds: float = 40) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(httpx.TransportError):
+            if condition():
+                return
+        assert time.monotonic() < until
+        time.sleep(0.1)

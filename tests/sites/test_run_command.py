@@ -1,0 +1,117 @@
+"""`ppfl site run` and `ppfl coordinator run`, up to the processes they supervise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import coordinator.run_command
+import sites.run_command
+import sites.serve
+from coordinator.serve import CoordinatorPlace
+from ppfl.errors import ApprovalError, RunError, SettingsError
+from ppfl.processes import Program, Supervisor
+from ppfl.settings import Connection, CoordinatorFile, GatewayLimits, SiteFile
+from simulations.main import _app
+from tests.simulations.tiny import SITES
+
+
+@pytest.fixture
+def supervised(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
+    """What would be supervised."""
+    programs: list[Program] = []
+
+    def take(_: Supervisor, given: list[Program], __: Path) -> None:
+        programs.extend(given)
+
+    monkeypatch.setattr(Supervisor, "__init__", take)
+    monkeypatch.setattr(Supervisor, "run", lambda _: None)
+    return programs
+
+
+def _write_site(folder: Path, host: str | None) -> None:
+    connection = Connection(host=host, port=9443) if host else None
+    site = SiteFile(name=SITES[0], data=folder, coordinator=connection)
+    (folder / "site.toml").write_text(site.to_toml())
+
+
+def _run(*arguments: str) -> Any:
+    return CliRunner().invoke(_app, arguments, catch_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "superlink"),
+    [("ppfl.example.org", "ppfl.example.org:9443"), ("2001:db8::1", "[2001:db8::1]:9443")],
+)
+def test_a_site_connects_to_its_coordinator(
+    host: str,
+    superlink: str,
+    supervised: list[Program],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _write_site(tmp_path, host)
+    (tmp_path / "work" / "flower").mkdir(parents=True)
+    checked: list[str] = []
+    monkeypatch.setattr(sites.run_command, "check_approval", lambda site: checked.append(site.name))
+    assert _run("site", "run", str(tmp_path)).exit_code == 0
+    assert checked == [SITES[0]]
+    supernode, superexec = supervised
+    command = " ".join(map(str, supernode.command))
+    assert f"--superlink {superlink} --root-certificates {tmp_path}/ca.crt" in command
+    assert f"--auth-supernode-private-key {tmp_path}/supernode.key" in command
+    assert "--host 127.0.0.1 --port 9501" in command
+    assert supernode.command[-1] == f'site-file="{tmp_path}/site.toml"'
+    assert superexec.needs == supernode.name
+    own = Path(superexec.environment["PATH"].split(":")[0]) / "flwr-clientapp"
+    assert "-P -m sites.client_process" in own.read_text()
+
+
+def test_a_site_that_is_of_no_federation_or_not_approved_does_not_start(
+    supervised: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: SiteFile) -> None:
+        raise ApprovalError("other code")
+
+    monkeypatch.setattr(sites.run_command, "check_approval", refuse)
+    for host, kind in ((None, SettingsError), ("a", ApprovalError)):
+        _write_site(tmp_path, host)
+        assert isinstance(_run("site", "run", str(tmp_path)).exception, kind)
+    assert supervised == []
+
+
+def test_a_path_that_flower_would_misread_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="quotation marks"):
+        sites.serve.serve_site(
+            site_file=tmp_path / 'a"b' / "site.toml",
+            superlink="a:1",
+            authority=tmp_path,
+            node_key=tmp_path,
+            node_port=1,
+            folder=tmp_path,
+        )
+
+
+def test_a_coordinator_serves_what_its_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = CoordinatorFile(
+        host="localhost", port=1, superlink_port=2, gateway=GatewayLimits(burst=7)
+    )
+    (tmp_path / "coordinator.toml").write_text(settings.to_toml())
+    places: list[CoordinatorPlace] = []
+    here = coordinator.run_command
+    monkeypatch.setattr(here, "check_server", lambda *_, **__: None)
+    monkeypatch.setattr(here, "prepare_run", lambda given: given.run)
+    monkeypatch.setattr(here, "node_keys", lambda _: {"a": "key"})
+    monkeypatch.setattr(here, "serve_coordinator", lambda place: not places.append(place))
+    result = _run("coordinator", "run", str(tmp_path), "--json")
+    assert f'"journal": "{tmp_path}/run/journal.jsonl"' in result.stdout
+    (place,) = places
+    assert place.limits.burst == 7
+    assert (place.port, place.superlink_port, place.sites) == (1, 2, {"a": "key"})
+    assert place.certificate == tmp_path / "tls" / "server.crt"
+    assert place.folder == tmp_path / "flower"

@@ -1,0 +1,181 @@
+"""Programs that are kept running, and that leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ppfl.errors import RunError
+from ppfl.processes import Program, Supervisor
+
+_PARENT = "sleep 100 & echo $$ $! >> {pids}; wait"  # a program that starts another one
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    programs = json.loads((folder / "status.json").read_text())["programs"]
+    return {program["name"]: program for program in programs}
+
+
+def _until(condition: Callable[[], bool], *, seconds: float = 15) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(FileNotFoundError, KeyError, IndexError):
+            if condition():
+                return
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _program(name: str, script: str, **options: Any) -> Program:
+    return Program(name, ["/bin/sh", "-c", script], dict(os.environ), **options)
+
+
+def _pids(path: Path) -> list[int]:
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def _alive(pids: list[int]) -> list[int]:
+    return [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != "zombie"]
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that supervises two programs, each with a child."""
+    code = (
+        "import os, sys; from pathlib import Path; from ppfl.processes import Program, Supervisor;"
+        f"script = {_PARENT!r}.format(pids=sys.argv[1] + '/pids');"
+        "programs = [Program(n, ['/bin/sh', '-c', script], dict(os.environ)) for n in 'ab'];"
+        "Supervisor(programs, Path(sys.argv[1])).run()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    _until(lambda: len(_pids(tmp_path / "pids")) == 4)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_supervisor_that_is_told_to_end_ends_everything(
+    tmp_path: Path, supervised: subprocess.Popen[bytes], number: int
+) -> None:
+    supervised.send_signal(number)
+    assert supervised.wait(timeout=10) == 0
+    assert _alive(_pids(tmp_path / "pids")) == []
+    assert {p["state"] for p in _status(tmp_path).values()} == {"ended"}
+
+
+def test_nothing_is_left_of_a_supervisor_that_was_killed(
+    tmp_path: Path, supervised: subprocess.Popen[bytes]
+) -> None:
+    supervised.kill()
+    supervised.wait()
+    _until(lambda: _alive(_pids(tmp_path / "pids")) == [])
+
+
+def test_a_guard_that_was_killed_is_replaced(
+    tmp_path: Path, supervised: subprocess.Popen[bytes]
+) -> None:
+    (guard,) = (p for p in psutil.Process(supervised.pid).children() if "-m" in p.cmdline())
+    guard.kill()
+    os.kill(_status(tmp_path)["a"]["pid"], signal.SIGKILL)
+    _until(lambda: len(_pids(tmp_path / "pids")) == 6)
+    supervised.kill()
+    _until(lambda: _alive(_pids(tmp_path / "pids")) == [])
+
+
+def test_a_program_that_ends_is_started_again_and_what_it_started_is_ended(tmp_path: Path) -> None:
+    pids, seen = tmp_path / "pids", []
+    script = f"sleep 100 & echo $! >> {pids}; exit 3"
+
+    def look() -> None:
+        if _status(tmp_path)["a"]["starts"] == 2:
+            seen.append(_status(tmp_path)["a"]["last_exit"])
+            supervisor.stop()
+
+    supervisor = Supervisor([_program("a", script)], tmp_path)
+    began = time.monotonic()
+    supervisor.run(look)
+    assert seen == [3]
+    assert 0.9 < time.monotonic() - began < 5
+    assert len(_pids(pids)) == 2
+    assert _alive(_pids(pids)) == []
+
+
+def test_the_delay_grows_to_a_quarter_of_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppfl.processes._POLL_S", 0.01)
+    supervisor = Supervisor([_program("a", "exit 1")], tmp_path)
+
+    def hurry() -> None:
+        supervisor._children[0]._due = 0
+        if len(caplog.messages) == 6:
+            supervisor.stop()
+
+    supervisor.run(hurry)
+    delays = [message.split(" again in ")[1].split(";")[0] for message in caplog.messages]
+    assert delays == ["1 s", "2 s", "4 s", "8 s", "15 s", "15 s"]
+
+
+def test_a_program_starts_anew_with_the_one_it_needs(tmp_path: Path) -> None:
+    programs = [_program("a", "sleep 100"), _program("b", "sleep 100", needs="a")]
+    supervisor, first = Supervisor([*programs, _program("c", "sleep 100")], tmp_path), {}
+
+    def look() -> None:
+        status = _status(tmp_path)
+        if not first:
+            first.update(status)
+            os.kill(status["a"]["pid"], signal.SIGKILL)
+        elif status["a"]["starts"] == 2:
+            assert status["b"]["starts"] == 2
+            assert status["b"]["pid"] != first["b"]["pid"]
+            assert status["c"] == first["c"]
+            supervisor.stop()
+
+    supervisor.run(look)
+
+
+def test_a_program_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    stubborn = _program("a", "trap '' TERM; echo up; while :; do sleep 1; done", patience_s=0.3)
+    supervisor = Supervisor([stubborn], tmp_path)
+    log = tmp_path / "a.log"
+    supervisor.run(lambda: supervisor.stop() if log.read_text() == "up\n" else None)
+    assert _status(tmp_path)["a"]["last_exit"] == -signal.SIGKILL
+
+
+def test_an_error_ends_the_programs(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RunError("enough")
+
+    supervisor = Supervisor([_program("a", "sleep 100")], tmp_path)
+    with pytest.raises(RunError, match="enough"):
+        supervisor.run(fail)
+    assert _status(tmp_path)["a"]["state"] == "ended"
+
+
+def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
+    first = Supervisor([], tmp_path)
+    with pytest.raises(RunError, match="running already"):
+        Supervisor([], tmp_path)
+    first.close()
+    Supervisor([], tmp_path).close()
+
+
+def test_a_long_log_is_laid_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppfl.processes._LOG_BYTES", 3)
+    log = tmp_path / "a.log"
+    log.write_text("long")
+    supervisor = Supervisor([_program("a", "echo new; sleep 100")], tmp_path)
+    supervisor.run(lambda: supervisor.stop() if log.read_text() == "new\n" else None)
+    assert (tmp_path / "a.log.1").read_text() == "long"
