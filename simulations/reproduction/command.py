@@ -24,7 +24,7 @@ from ppfl.xray import write_phantoms
 from simulations.progress import RunProgress
 from simulations.reproduction.leaks import Leaks, measure_leaks, public_xrays
 from simulations.reproduction.rows import (
-    OWN_KEYS,
+    MORE,
     ROWS,
     Outcome,
     Predictions,
@@ -44,8 +44,8 @@ _PUBLIC_COUNTS = {"Infiltrate": 100, "Nodule": 100}
 def reproduce(
     data: Annotated[Path | None, typer.Option(help="folder or table of X-rays")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="phantoms, a few minutes")] = False,
-    own_keys: Annotated[
-        bool, typer.Option("--own-keys", help="also rows (g), (h): each site its own ρ")
+    more: Annotated[
+        bool, typer.Option("--more", help="also code books of 4 bits, and of each site its own")
     ] = False,
     only: Annotated[str, typer.Option(help="some rows, such as a,c")] = "",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
@@ -60,7 +60,7 @@ def reproduce(
     """
     if quick == (data is not None):
         raise SettingsError("either --quick or --data FOLDER", hint="--quick draws phantoms")
-    rows = _chosen([*ROWS, *(OWN_KEYS if own_keys else ())], only)
+    rows = _chosen([*ROWS, *(MORE if more else ())], only)
     out.mkdir(parents=True, exist_ok=True)
     data = _draw(out) if data is None else data
     results, pictures, plain = [], {}, None
