@@ -10,7 +10,12 @@ from pathlib import Path
 import httpx
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.serde import fab_to_proto
-from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+)
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors.http import RuntimeVersionHttpInterceptor
@@ -73,6 +78,16 @@ class Control:
         with _telling("list its runs"):
             runs = self._client.ListRuns(ListRunsRequest(run_id=run)).run_dict
         return run not in runs or runs[run].status.status == "finished"
+
+    def connected(self) -> set[str]:
+        """The names of the sites that are connected.
+
+        Raises:
+            RunError: SuperLink does not answer.
+        """
+        with _telling("list the sites"):
+            nodes = self._client.ListNodes(ListNodesRequest()).nodes_info
+        return {node.name for node in nodes if node.status == "online"}
 
     def close(self) -> None:
         """Hang up."""

@@ -149,15 +149,14 @@ def renew_certificate(folder: Path, *, days: int) -> None:
     replace_text(settings.certificate, server.certificate)
 
 
-def prepare_run(settings: CoordinatorFile) -> Path:
-    """The run's folder, with the study, the public key and the starting parameters in it.
-
-    It may be there already, from the same study: a run then goes on.
+def check_study(settings: CoordinatorFile) -> Study:
+    """The study, complete, after it was found to fit the key and the run's folder.
 
     Raises:
-        RunError: the study is still a draft.
-        StudyMismatchError: the folder holds a run of another study.
+        RunError: it is still a draft.
+        StudyMismatchError: the run's folder holds a run of another study.
         KeyMaterialError: the public key is missing or not the study's.
+        SettingsError: the study cannot be read.
     """
     study = Study.read(settings.study)
     wanted = study.encryption.key_fingerprint
@@ -173,6 +172,18 @@ def prepare_run(settings: CoordinatorFile) -> Path:
             f"{settings.run}: holds a run of another study than {settings.study}",
             hint="name another run folder in coordinator.toml",
         )
+    return study
+
+
+def prepare_run(settings: CoordinatorFile) -> Path:
+    """The run's folder, with the study, the public key and the starting parameters in it.
+
+    It may be there already, from the same study: a run then goes on.
+
+    Raises:
+        PpflError: as ``check_study`` does.
+    """
+    check_study(settings)
     settings.run.mkdir(exist_ok=True, mode=0o700)
     for name, source in {
         "public.key": settings.public_key,

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
+from importlib.metadata import version
 from typing import Final
 
 import httpx
@@ -46,10 +48,11 @@ FLEET_ROUTES: Final = frozenset(
 
 _HEALTH, _OBJECT = "/health", "/v1/fleet/push-object"
 _NODE_KEY, _SIGNATURE, _SIGNED = b"flwr-public-key", b"flwr-signature", b"flwr-timestamp"
+_VERSION = b"flwr-package-version"
 _REQUEST_HEADERS = frozenset(
     {
         *(_NODE_KEY, _SIGNATURE, _SIGNED),
-        *(b"flwr-package-name", b"flwr-package-version", b"flwr-component-name"),
+        *(b"flwr-package-name", _VERSION, b"flwr-component-name"),
         *(b"accept", b"content-type"),
     }
 )
@@ -57,6 +60,8 @@ _RESPONSE_HEADERS = frozenset(
     {b"content-length", b"content-type", b"flwr-version-incompatibility-message"}
 )
 _LONGEST = 80  # characters of a path that are logged
+_REFUSED = b"refused\n"
+_OTHER_VERSION = 1001  # by which Flower's SuperNode knows that its version is not the right one
 _log = logging.getLogger("ppfl.gateway")
 
 
@@ -67,9 +72,9 @@ class _RefusedError(Exception):
     the end of a run: so 404 says that there is nothing here, and 503 and 504 "later".
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, body: bytes = _REFUSED) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.body = status, body
 
 
 class _DisconnectedError(Exception):
@@ -114,7 +119,7 @@ class Gateway:
             await answer.refuse(503)
         except _RefusedError as refused:
             log_refusal(peer, what, refused)
-            await answer.refuse(refused.status)
+            await answer.refuse(refused.status, refused.body)
         except (httpx.TransportError, TimeoutError) as error:
             log_refusal(peer, what, type(error).__name__)
             late = isinstance(error, TimeoutError | httpx.TimeoutException)
@@ -132,6 +137,7 @@ class Gateway:
             request = self._upstream.build_request("GET", _HEALTH)
         else:
             _check_signature(headers, self._node_keys)
+            _check_version(headers)
             limit = self._limits.object_bytes if path == _OBJECT else self._limits.message_bytes
             request = self._upstream.build_request(
                 "POST",
@@ -181,12 +187,13 @@ class _Answer:
     async def end(self, last: bytes = b"") -> None:
         await self._put({"type": "http.response.body", "body": last})
 
-    async def refuse(self, status: int) -> None:
+    async def refuse(self, status: int, body: bytes = _REFUSED) -> None:
         """Answer with a refusal; an answer that has begun is left unfinished: uvicorn hangs up."""
         if not self._started:
-            headers = [(b"content-length", b"8"), (b"content-type", b"text/plain")]
+            length = str(len(body)).encode()
+            headers = [(b"content-length", length), (b"content-type", b"text/plain")]
             await self.start(status, [*headers, (b"connection", b"close")])
-            await self.end(b"refused\n")
+            await self.end(body)
 
     async def _put(self, event: Message) -> None:
         async with asyncio.timeout(self._stall_s):
@@ -261,6 +268,17 @@ def _check_signature(
         keys[name].verify(signature, time, ec.ECDSA(hashes.SHA256()))
     except (KeyError, ValueError, binascii.Error, InvalidSignature):
         raise _RefusedError(401, "not signed by a site's key") from None
+
+
+def _check_version(headers: list[tuple[bytes, bytes]]) -> None:
+    """Make sure that a site's Flower is of our minor version: SuperLink takes any."""
+    ours = version("flwr")
+    for name, told in headers:
+        if name == _VERSION and told.split(b".")[:2] != ours.encode().split(b".")[:2]:
+            theirs = told[:_LONGEST].decode("ascii", "replace")
+            reason = f"Flower {theirs}; the coordinator's is {ours}"
+            refusal = {"code": _OTHER_VERSION, "detail": reason}
+            raise _RefusedError(412, reason, body=json.dumps(refusal).encode())
 
 
 def _kept(headers: list[tuple[bytes, bytes]], limit: int) -> list[tuple[bytes, bytes]]:

@@ -6,6 +6,7 @@ python -m coordinator.gateway_server SETTINGS.json
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -24,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.gateway import Gateway, log_refusal, read_node_keys
 from coordinator.peers import Peers, TooManyError, peer_of
-from ppfl.errors import RunError
+from ppfl.errors import PortInUseError, RunError
 from ppfl.settings import GatewayLimits, Section, read_settings
 
 _BACKLOG = 128
@@ -79,7 +80,7 @@ class GatewayServer(uvicorn.Server):
             timeout_graceful_shutdown=_GRACE_S,
             proxy_headers=False,
             server_header=False,
-            date_header=False,
+            date_header=True,  # by which `ppfl doctor` at a site compares clocks
             access_log=False,
             log_config=None,
         )
@@ -199,6 +200,7 @@ def create_server(settings: GatewaySettings) -> GatewayServer:
     """The gateway as these settings describe it, listening but not yet serving.
 
     Raises:
+        PortInUseError: another program listens there.
         RunError: the address cannot be listened on, or a certificate or key cannot be read.
         KeyMaterialError: a site's key is none.
     """
@@ -234,7 +236,8 @@ def create_server(settings: GatewaySettings) -> GatewayServer:
             dualstack_ipv6=settings.listen == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        raise RunError(
+        kind = PortInUseError if error.errno == errno.EADDRINUSE else RunError
+        raise kind(
             f"{settings.listen} port {settings.port} cannot be listened on: {error.strerror}"
         ) from None
     return GatewayServer(app, listener=listener, tls=tls, limits=limits, peers=peers)

@@ -4,13 +4,20 @@
     ├── SettingsError              a study, site or scenario file is wrong
     │   ├── StudyMismatchError     a site and the coordinator hold different studies
     │   ├── ApprovalError          a site's installed code is not what it approved
-    │   └── KitError               a site's kit that is damaged, or meant for another site
+    │   ├── KitError               a site's kit that is damaged, or meant for another site
+    │   └── DuplicateSiteError     two sites of one name
     ├── KeyMaterialError           a key or key file cannot be used
     │   ├── InvalidKeyError        numbers that are no key of the kind they claim to be
     │   ├── KeyFileError           a key file that cannot be read, or would be overwritten
+    │   │   └── KeyAccessError     a private key of another owner, or that others can read
     │   ├── WrongPassphraseError   a private key file that this passphrase does not open
     │   ├── KeyMismatchError       another key than the study names
     │   └── CertificateError       a TLS certificate that cannot be used
+    ├── NetworkError               a coordinator that a site cannot work with
+    │   ├── UnreachableError       nobody answers at its address, or not as it should
+    │   ├── ClockError             its clock and the site's are too far apart
+    │   ├── UnregisteredError      it does not know the site's key
+    │   └── FlowerVersionError     it runs another version of Flower
     ├── MalformedMessageError      bytes from a peer that are not what they must be
     ├── DataError                  a data folder, table or image that cannot be used
     │   ├── UnreadableImageError   one image file that cannot be decoded
@@ -24,6 +31,10 @@
     │   ├── DuplicateAnswerError   a site that answered twice
     │   └── StaleRoundError        a message of another round than the current one
     └── RunError                   a run's folder or process that cannot be used
+        ├── PortInUseError         a port that another program listens on
+        └── DiskFullError          a file for which there is no room
+
+Each has a code and an exit code of its own, whose tens say of which kind it is (docs/errors.md).
 
 ``code`` and ``public_sentence`` are all that may cross to the coordinator: the text of an
 exception can hold a path, and a path can hold a patient's name.
@@ -31,7 +42,11 @@ exception can hold a path, and a path can hold a patient's name.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OTHER_FILE = 61  # exit code of an OSError that is not a full disk
 
 
 class PpflError(Exception):
@@ -42,6 +57,7 @@ class PpflError(Exception):
         hint: the next thing to do, or empty.
     """
 
+    exit_code: ClassVar[int] = 1
     code: ClassVar[str] = "error"
     public_sentence: ClassVar[str] = "The site could not do what was asked."
 
@@ -53,6 +69,7 @@ class PpflError(Exception):
 class SettingsError(PpflError):
     """A study, site or scenario file is wrong."""
 
+    exit_code = 10
     code = "settings"
     public_sentence = "The site's own settings do not allow this study."
 
@@ -60,6 +77,7 @@ class SettingsError(PpflError):
 class StudyMismatchError(SettingsError):
     """A site and the coordinator hold different studies."""
 
+    exit_code = 11
     code = "study-mismatch"
     public_sentence = "The coordinator's study is not the one this site agreed to."
 
@@ -67,6 +85,7 @@ class StudyMismatchError(SettingsError):
 class ApprovalError(SettingsError):
     """A site's installed code is not what it approved."""
 
+    exit_code = 12
     code = "approval"
     public_sentence = "The site has not approved the code that is installed there."
 
@@ -74,10 +93,21 @@ class ApprovalError(SettingsError):
 class KitError(SettingsError):
     """A site's kit that is damaged, or meant for another site."""
 
+    exit_code = 13
+    code = "kit"
+
+
+class DuplicateSiteError(SettingsError):
+    """Two sites of one name."""
+
+    exit_code = 14
+    code = "duplicate-site"
+
 
 class KeyMaterialError(PpflError):
     """A key or key file cannot be used."""
 
+    exit_code = 20
     code = "key"
     public_sentence = "The site's key cannot be used."
 
@@ -85,14 +115,28 @@ class KeyMaterialError(PpflError):
 class InvalidKeyError(KeyMaterialError):
     """Numbers that are no key of the kind they claim to be."""
 
+    exit_code = 21
+    code = "invalid-key"
+
 
 class KeyFileError(KeyMaterialError):
     """A key file that cannot be read, or would be overwritten."""
+
+    exit_code = 22
+    code = "key-file"
+
+
+class KeyAccessError(KeyFileError):
+    """A private key of another owner, or that others can read."""
+
+    exit_code = 23
+    code = "key-access"
 
 
 class WrongPassphraseError(KeyMaterialError):
     """A private key file that this passphrase does not open."""
 
+    exit_code = 24
     code = "passphrase"
     public_sentence = "The site could not open its private key."
 
@@ -100,6 +144,7 @@ class WrongPassphraseError(KeyMaterialError):
 class KeyMismatchError(KeyMaterialError):
     """Another key than the study names."""
 
+    exit_code = 25
     code = "key-mismatch"
     public_sentence = "The site's key is not the key of this study."
 
@@ -107,10 +152,50 @@ class KeyMismatchError(KeyMaterialError):
 class CertificateError(KeyMaterialError):
     """A TLS certificate that cannot be used."""
 
+    exit_code = 42
+    code = "certificate"
+
+
+class NetworkError(PpflError):
+    """A coordinator that a site cannot work with."""
+
+    exit_code = 40
+    code = "network"
+    public_sentence = "The site cannot work with what answers at the coordinator's address."
+
+
+class UnreachableError(NetworkError):
+    """Nobody answers at the coordinator's address, or not as it should."""
+
+    exit_code = 41
+    code = "unreachable"
+
+
+class ClockError(NetworkError):
+    """The coordinator's clock and the site's are too far apart."""
+
+    exit_code = 43
+    code = "clock"
+
+
+class UnregisteredError(NetworkError):
+    """The coordinator does not know the site's key."""
+
+    exit_code = 44
+    code = "unregistered"
+
+
+class FlowerVersionError(NetworkError):
+    """The coordinator runs another version of Flower."""
+
+    exit_code = 45
+    code = "flower-version"
+
 
 class MalformedMessageError(PpflError):
     """Bytes from a peer that are not what they must be."""
 
+    exit_code = 54
     code = "malformed-message"
     public_sentence = "The site received bytes that are not a valid message of this study."
 
@@ -118,6 +203,7 @@ class MalformedMessageError(PpflError):
 class DataError(PpflError):
     """A data folder, table or image that cannot be used."""
 
+    exit_code = 30
     code = "data"
     public_sentence = "The site's X-rays cannot be used as they are."
 
@@ -125,14 +211,21 @@ class DataError(PpflError):
 class UnreadableImageError(DataError):
     """One image file that cannot be decoded."""
 
+    exit_code = 31
+    code = "unreadable-image"
+
 
 class VaultError(DataError):
     """A vault file that cannot be opened."""
+
+    exit_code = 32
+    code = "vault"
 
 
 class ModelError(PpflError):
     """An architecture or parameters that cannot be used."""
 
+    exit_code = 15
     code = "model"
     public_sentence = "The model cannot be built or loaded at the site."
 
@@ -140,6 +233,7 @@ class ModelError(PpflError):
 class ValueRangeError(PpflError):
     """Values that the quantizer must not accept."""
 
+    exit_code = 55
     code = "value-range"
     public_sentence = "The site's update holds values that cannot be sealed."
 
@@ -147,6 +241,7 @@ class ValueRangeError(PpflError):
 class NotFiniteError(ValueRangeError):
     """NaN or infinity among the parameters."""
 
+    exit_code = 56
     code = "not-finite"
     public_sentence = "The site's training ended in NaN or infinity; its update was not sent."
 
@@ -154,6 +249,7 @@ class NotFiniteError(ValueRangeError):
 class ClippingError(ValueRangeError):
     """Too many values outside their tensor's range."""
 
+    exit_code = 57
     code = "clipping"
     public_sentence = "Too many of the site's values fell outside their range; nothing was sent."
 
@@ -161,6 +257,7 @@ class ClippingError(ValueRangeError):
 class RoundError(PpflError):
     """A round that cannot go on."""
 
+    exit_code = 50
     code = "round"
     public_sentence = "The round cannot go on at this site."
 
@@ -168,6 +265,7 @@ class RoundError(PpflError):
 class QuorumError(RoundError):
     """Fewer sites than the study needs."""
 
+    exit_code = 51
     code = "quorum"
     public_sentence = "The total is not a sum of as many sites as the study demands."
 
@@ -175,6 +273,7 @@ class QuorumError(RoundError):
 class DuplicateAnswerError(RoundError):
     """A site that answered twice."""
 
+    exit_code = 52
     code = "duplicate-answer"
     public_sentence = "The site answered twice in one round."
 
@@ -182,6 +281,7 @@ class DuplicateAnswerError(RoundError):
 class StaleRoundError(RoundError):
     """A message of another round than the current one."""
 
+    exit_code = 53
     code = "stale-round"
     public_sentence = "The message belongs to a round that this site has already left."
 
@@ -189,5 +289,37 @@ class StaleRoundError(RoundError):
 class RunError(PpflError):
     """A run's folder or process that cannot be used."""
 
+    exit_code = 58
     code = "run"
     public_sentence = "The run cannot go on."
+
+
+class PortInUseError(RunError):
+    """A port that another program listens on."""
+
+    exit_code = 46
+    code = "port"
+
+
+class DiskFullError(RunError):
+    """A file for which there is no room."""
+
+    exit_code = 60
+    code = "disk-full"
+    public_sentence = "The disk is full."
+
+
+def write_error(message: str, error: OSError) -> RunError:
+    """What to raise for a file that cannot be written; a full disk is an error of its own."""
+    if error.errno in _FULL:
+        hint = "make room: all up to the last complete round is kept, and a study goes on from it"
+        return DiskFullError(f"{message}: {error.strerror}", hint=hint)
+    return RunError(f"{message}: {error.strerror}")
+
+
+def exit_code_of(error: PpflError | OSError) -> int:
+    """The code to exit with; a full disk has its own, whatever was being written."""
+    cause = error.__context__ if isinstance(error, PpflError) else error
+    if isinstance(cause, OSError) and cause.errno in _FULL:
+        return DiskFullError.exit_code
+    return error.exit_code if isinstance(error, PpflError) else _OTHER_FILE

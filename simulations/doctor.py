@@ -1,25 +1,29 @@
-"""`ppfl doctor`: whether this machine is ready, and which engine it runs."""
+"""`ppfl doctor`: whether this machine, a site or a coordinator is ready, and what to do if not."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import psutil
 import typer
 
+from coordinator.doctor import examine_coordinator
 from ppfl.crypto import choose_engine, create_engine, generate_key
-from ppfl.errors import PpflError
+from ppfl.findings import Finding, examine_one
 from simulations.runner import check_memory
+from sites.doctor import examine_site
+from sites.printing import AsJson
 
 _PACKAGES = ("flwr", "torch", "torchvision", "numpy", "gmpy2", "phe", "grpcio", "cryptography")
 _PROGRAMS = ("flwr", "flower-superlink", "flower-supernode")
@@ -27,42 +31,63 @@ _KEY_BITS, _SAMPLE = 3072, 64
 _DISK_BYTES = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: what was found, and what to do where it is not ``ok``."""
-
-    what: str
-    state: Literal["ok", "note", "missing"]
-    found: str
-    advice: str = ""
-
-
 def doctor(
     folder: Annotated[Path, typer.Argument(help="where runs are to be kept")] = Path(),
+    site: Annotated[Path | None, typer.Option(help="a site's folder, after `site join`")] = None,
+    coordinator: Annotated[
+        Path | None, typer.Option(help="a coordinator's folder, after `coordinator init`")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Look at this machine: packages, engine, memory, disk. Ends with 1 if something is missing.
+    """Look at this machine, or at all that a site or a coordinator needs before the first round.
 
-    Example: ppfl doctor
+    Ends with 1 if something is wrong, and says what to do about it.
+
+    Example: ppfl doctor --site alpha
     """
-    findings = list(examine(folder))
-    for finding in findings:
-        typer.echo(f"{finding.state:8}{finding.what}: {finding.found}")
-        if finding.advice:
-            typer.echo(f"{'':8}hint: {finding.advice}")
-    if any(finding.state == "missing" for finding in findings):
+    findings = []
+    for finding in _examine_all(folder, site, coordinator):
+        findings.append(finding)
+        if not as_json:
+            _tell(finding)
+    well = all(finding.state != "wrong" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"well": well, "findings": [asdict(found) for found in findings]}))
+    if not well:
         raise typer.Exit(1)
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """What this machine has and lacks, one finding after the other."""
+    """What this machine has and lacks for a simulation, one finding after the other."""
+    yield from _examine_machine()
+    yield from examine_one("memory", _memory)
+    yield _disk(folder)
+
+
+def _examine_all(folder: Path, site: Path | None, coordinator: Path | None) -> Iterator[Finding]:
+    if site is None and coordinator is None:
+        yield from examine(folder)
+        return
+    yield from _examine_machine()
+    if site is not None:
+        yield from examine_site(site)
+    if coordinator is not None:
+        yield from examine_coordinator(coordinator)
+
+
+def _examine_machine() -> Iterator[Finding]:
     yield Finding("ppfl", "ok", f"{version('ppfl')}, Python {platform.python_version()}")
     yield _packages()
     yield _programs()
     yield _processor()
     yield _engine()
-    yield _guarded("self-test", _self_test)
-    yield _guarded("memory", _memory)
-    yield _disk(folder)
+    yield from examine_one("self-test", _self_test)
+
+
+def _tell(finding: Finding) -> None:
+    typer.echo(f"{finding.state:8}{finding.what}: {finding.found}")
+    if finding.advice:
+        typer.echo(f"{'':8}hint: {finding.advice}")
 
 
 def _packages() -> Finding:
@@ -74,7 +99,7 @@ def _packages() -> Finding:
             missing.append(name)
     if missing:
         advice = "install ppfl anew: pip install ."
-        return Finding("packages", "missing", f"without {', '.join(missing)}", advice)
+        return Finding("packages", "wrong", f"without {', '.join(missing)}", advice)
     return Finding("packages", "ok", ", ".join(found))
 
 
@@ -83,7 +108,7 @@ def _programs() -> Finding:
     missing = [name for name in _PROGRAMS if not (folder / name).exists()]
     if missing:
         advice = "install ppfl in an environment of its own: python -m venv"
-        return Finding("Flower's programs", "missing", f"without {', '.join(missing)}", advice)
+        return Finding("Flower's programs", "wrong", f"without {', '.join(missing)}", advice)
     return Finding("Flower's programs", "ok", ", ".join(_PROGRAMS))
 
 
@@ -114,7 +139,7 @@ def _self_test() -> Finding:
     ended = time.perf_counter()
     if opened != plaintexts or gmp.decrypt(ciphertexts) != plaintexts:
         advice = "use engine gmp, and report this: it is a defect or a broken machine"
-        return Finding("self-test", "missing", "engines disagree about a ciphertext", advice)
+        return Finding("self-test", "wrong", "engines disagree about a ciphertext", advice)
     each = f"encrypt {1e3 * (sealed - began) / _SAMPLE:.3f} ms, "
     each += f"decrypt {1e3 * (ended - sealed) / _SAMPLE:.3f} ms a ciphertext of {_KEY_BITS} bits"
     return Finding("self-test", "ok", f"{engine.name} and gmp agree; {each}")
@@ -129,15 +154,8 @@ def _disk(folder: Path) -> Finding:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Finding("disk", "missing", f"{folder}: {error.strerror}", "name another folder")
+        return Finding("disk", "wrong", f"{folder}: {error.strerror}", "name another folder")
     found = f"{free / 1e9:.1f} GB are free in {folder.resolve()}"
     if free < _DISK_BYTES:
         return Finding("disk", "note", found, f"a run may need {_DISK_BYTES / 1e9:.0f} GB")
     return Finding("disk", "ok", found)
-
-
-def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
-    try:
-        return look()
-    except PpflError as error:
-        return Finding(what, "missing", str(error), error.hint)

@@ -12,7 +12,8 @@ import typer
 from benchmarks.command import bench
 from coordinator.run_command import run_coordinator
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
-from ppfl.errors import PpflError
+from coordinator.status_command import show_status, stop_coordinator
+from ppfl.errors import PpflError, exit_code_of
 from ppfl.learning.check import check_folder
 from simulations.command import simulate
 from simulations.doctor import doctor
@@ -50,6 +51,8 @@ _coordinator.command("init")(init_coordinator)
 _coordinator.command("kit")(write_site_kits)
 _coordinator.command("renew")(renew_server)
 _coordinator.command("run")(run_coordinator)
+_coordinator.command("status")(show_status)
+_coordinator.command("stop")(stop_coordinator)
 _app.add_typer(_coordinator, name="coordinator")
 
 
@@ -64,14 +67,17 @@ def _check(folder: Annotated[Path, typer.Argument(help="a folder or a table (CSV
 
 
 def main() -> None:
-    """Run the command line; an error is one line and, where there is one, a hint."""
+    """Run the command line; an error is one line, perhaps a hint, and an exit code of its kind.
+
+    docs/errors.md lists the codes.
+    """
     try:
         _app()
     except PpflError as error:
         typer.echo(f"ppfl: {error}", err=True)
         if error.hint:
             typer.echo(f"hint: {error.hint}", err=True)
-        sys.exit(1)
+        sys.exit(exit_code_of(error))
     except OSError as error:  # a full disk, a folder that may not be written to
         typer.echo(f"ppfl: {error.filename or 'a file'}: {error.strerror}", err=True)
-        sys.exit(1)
+        sys.exit(exit_code_of(error))

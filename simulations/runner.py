@@ -20,8 +20,9 @@ from ppfl.settings import Study
 from simulations.local_grid import LocalGrid
 from sites.client_app import app as client_app
 from sites.flower import flower_environment, flower_program
+from sites.needs import TRAINING_BYTES
 
-_ACTOR_BYTES = 2_000_000_000  # torch, the network at 128 pixels and its batches, the vectors
+_ACTOR_BYTES = TRAINING_BYTES
 _FLOWER_BYTES = 1_500_000_000  # Ray's and Flower's own processes
 _POLL_S = 0.5
 _START_S = 60.0

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import ppfl
 import sites
-from ppfl.errors import ApprovalError, StudyMismatchError
+from ppfl.crypto import PublicKey, read_private_key
+from ppfl.errors import ApprovalError, SettingsError, StudyMismatchError
 from ppfl.settings import SiteFile, Study
+from sites.vectors import require_study_key
 
 _PACKAGES = (ppfl, sites)
 _SUFFIXES = (".py", ".so")
@@ -38,6 +40,22 @@ def check_approval(site: SiteFile) -> None:
                 f"{digest[:16]}…",
                 hint="if the update is meant, run `ppfl site join` again with the same kit",
             )
+
+
+def check_key(site: SiteFile) -> PublicKey:
+    """The public half of the site's private key, after it was opened and found to be the study's.
+
+    Raises:
+        SettingsError: there is no key, or no passphrase, or the study file cannot be read.
+        KeyAccessError: the file is another user's, or others can read it.
+        KeyMismatchError: it is another study's key.
+        KeyMaterialError: it is missing, damaged, or the passphrase does not open it.
+    """
+    if site.key is None:
+        raise SettingsError(f"site {site.name} has no key", hint="join with a kit first")
+    public = read_private_key(site.key, passphrase=site.passphrase()).public
+    require_study_key(Study.read(site.study), public)
+    return public
 
 
 def code_sha256() -> str:

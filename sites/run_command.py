@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ppfl.errors import SettingsError
-from ppfl.settings import SiteFile
-from sites.approval import check_approval
+from ppfl.errors import SettingsError, UnreachableError
+from ppfl.settings import Connection, SiteFile
+from sites.approval import check_approval, check_key
 from sites.printing import talk_of_processes
+from sites.reach import check_coordinator
 from sites.serve import serve_site
 
 
@@ -26,14 +27,23 @@ def run_site(
     if site.coordinator is None:
         raise SettingsError(f"{site_file}: names no coordinator", hint="join with a kit first")
     check_approval(site)
-    host, port = site.coordinator.host, site.coordinator.port
+    check_key(site)
+    _look_for(site.coordinator)
     place = site.work / "flower"
     talk_of_processes(f"Logs and status: {place}; what leaves: {site.work}/journal.jsonl")
     serve_site(
         site_file=site_file,
-        superlink=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        superlink=site.coordinator.address,
         authority=site.coordinator.ca_certificate,
         node_key=site.coordinator.node_key,
         node_port=site.coordinator.node_port,
         folder=place,
     )
+
+
+def _look_for(coordinator: Connection) -> None:
+    """Find out now what would keep the site from taking part; one that is away may come yet."""
+    try:
+        check_coordinator(coordinator)
+    except UnreachableError as error:
+        typer.echo(f"{error}. The site goes on asking", err=True)

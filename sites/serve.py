@@ -8,7 +8,10 @@ from pathlib import Path
 
 from ppfl.errors import RunError
 from ppfl.processes import Program, Supervisor
+from ppfl.running import require_free_port
 from sites.flower import flower_environment, flower_program, write_secret
+
+_LEFT_S = 15.0  # until what a killed site ran has ended
 
 
 def serve_site(
@@ -34,6 +37,7 @@ def serve_site(
         folder: for logs, the status and Flower's own files.
 
     Raises:
+        PortInUseError: another program listens on the SuperNode's port.
         RunError: the site runs already, or its path cannot be handed to Flower.
     """
     if '"' in str(site_file) or "\\" in str(site_file):
@@ -65,6 +69,7 @@ def serve_site(
         ),
     ]
     supervisor = Supervisor(programs, folder)
+    require_free_port("127.0.0.1", node_port, patience_s=_LEFT_S)
     write_secret(secret)
     supervisor.run()
 

@@ -65,16 +65,25 @@ def create_suite(
         return UnsafePlaintextSuite(**bits)
     if public is None:
         raise SettingsError(f"study {study.name} is encrypted, but no key is given")
+    require_study_key(study, public)
+    arithmetic = create_engine(
+        public, private, name=engine, threads=threads or None, s=study.encryption.s
+    )
+    return PackedSuite(arithmetic, **bits)
+
+
+def require_study_key(study: Study, public: PublicKey) -> None:
+    """Check that a key is the one that a study names.
+
+    Raises:
+        KeyMismatchError: it is not.
+    """
     if public.fingerprint != study.encryption.key_fingerprint:
         raise KeyMismatchError(
             f"study {study.name} names key {study.encryption.key_fingerprint[:16]}…, "
             f"this key is {public.fingerprint[:16]}…",
             hint="compare the fingerprints with the other sites by telephone",
         )
-    arithmetic = create_engine(
-        public, private, name=engine, threads=threads or None, s=study.encryption.s
-    )
-    return PackedSuite(arithmetic, **bits)
 
 
 def shapes_of(parameters: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[int, ...]]:

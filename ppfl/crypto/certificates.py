@@ -129,6 +129,16 @@ def check_server(certificate: Path, key: Path, *, authority: Path, host: str) ->
     return issuer
 
 
+def read_expiry(path: Path) -> datetime:
+    """When the certificate in a file expires, UTC.
+
+    Raises:
+        CertificateError: it is damaged.
+        KeyFileError: there is no such file.
+    """
+    return _load(read_key_text(path), where=str(path)).not_valid_after_utc
+
+
 def certificate_fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of the certificate, 64 hexadecimal digits, as `openssl x509 -fingerprint` has it."""
     return certificate.fingerprint(hashes.SHA256()).hex()

@@ -10,7 +10,7 @@ import pwd
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ppfl.errors import KeyFileError
+from ppfl.errors import KeyAccessError, KeyFileError
 
 _LARGEST_FILE = 64 * 1024
 _LINE = 76
@@ -114,19 +114,20 @@ def require_private(path: Path) -> None:
     """Check that a private key file is this user's, and that nobody else can read it.
 
     Raises:
-        KeyFileError: it belongs to another user, its mode allows more than 0600, or there is none.
+        KeyAccessError: it belongs to another user, or its mode allows more than 0600.
+        KeyFileError: there is none.
     """
     try:
         status = path.stat()
     except OSError:
         raise KeyFileError(f"{path}: no such key file") from None
     if status.st_mode & 0o077:
-        raise KeyFileError(
+        raise KeyAccessError(
             f"{path}: others than its owner can read this private key", hint=f"chmod 600 {path}"
         )
     if status.st_uid != os.geteuid():
         owner, user = (_user(number) for number in (status.st_uid, os.geteuid()))
-        raise KeyFileError(
+        raise KeyAccessError(
             f"{path}: this private key belongs to {owner}, and this program runs as {user}",
             hint=f"run it as {owner}, or, if the key is yours: chown {user} {path}",
         )

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ppfl.crypto.textfile import format_fields, parse_fields, read_key_text
-from ppfl.errors import KeyFileError, SettingsError
+from ppfl.errors import DuplicateSiteError, KeyFileError, SettingsError
 from ppfl.settings import check_name
 
 CARD_MAGIC = "ppfl site card, version 1"
@@ -89,8 +89,8 @@ def match_cards(cards: Sequence[Card]) -> Mapping[str, Card]:
     """The cards by their sites' names.
 
     Raises:
-        SettingsError: there are fewer than two, a card is there twice, or two cards have a name or
-            a key in common.
+        DuplicateSiteError: two sites have one name.
+        SettingsError: there are fewer than two, a card is there twice, or two have a key in common.
     """
     if len(cards) < 2:
         raise SettingsError(f"{len(cards)} card, but a federation has at least two sites")
@@ -99,7 +99,7 @@ def match_cards(cards: Sequence[Card]) -> Mapping[str, Card]:
             if card == other:
                 raise SettingsError(f"the card of site {card.site} is there twice")
             if card.site == other.site:
-                raise SettingsError(
+                raise DuplicateSiteError(
                     f"two sites have the name {card.site}",
                     hint="one of them must make a new identity under another name",
                 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ppfl.errors import RunError, StudyMismatchError
+from ppfl.errors import RunError, StudyMismatchError, write_error
 
 _LONGEST_HEADER = 4096
 
@@ -31,7 +31,8 @@ class Checkpoint:
         """Replace the checkpoint in a file, wholly or not at all.
 
         Raises:
-            RunError: the disk is full, or the file cannot be written.
+            DiskFullError: there is no room for it.
+            RunError: the file cannot be written.
         """
         header = {
             "version": 1,
@@ -48,7 +49,7 @@ class Checkpoint:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise RunError(f"{path}: the checkpoint cannot be written: {error.strerror}") from None
+            raise write_error(f"{path}: the checkpoint cannot be written", error) from None
 
     @classmethod
     def read(cls, path: Path, *, study: str) -> Self:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ppfl.errors import RunError
+from ppfl.errors import RunError, write_error
 
 AlarmCode = Literal[
     "metrics-disagree", "model-disagrees", "mean-xrays-disagree", "site-lost", "clipping"
@@ -216,7 +216,8 @@ class Journal:
         """Append one event.
 
         Raises:
-            RunError: the disk is full, or the file cannot be written.
+            DiskFullError: there is no room for it.
+            RunError: the file cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +228,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise write_error(f"{self.path}: cannot be written", error) from None
 
 
 def read_journal(path: Path) -> list[AnyEvent]:

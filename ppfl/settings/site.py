@@ -30,6 +30,11 @@ class Connection(Section):
         9501, ge=1, le=65535, description="the SuperNode's own port, on this machine only"
     )
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the coordinator, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class SiteFile(Section):
     """A site file; relative paths are relative to the folder it lies in."""

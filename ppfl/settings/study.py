@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from ppfl.errors import SettingsError
+from ppfl.errors import DuplicateSiteError, SettingsError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A name that is safe as a folder and as a table heading."""
@@ -157,7 +157,9 @@ class FederationOptions(Section):
     @model_validator(mode="after")
     def _sites_are_distinct_and_enough(self) -> Self:
         if len(set(self.sites)) != len(self.sites):
-            raise ValueError("two sites have one name")
+            raise DuplicateSiteError(
+                "federation.sites: two sites have one name", hint="give one of them another"
+            )
         if self.minimum_sites > len(self.sites):
             raise ValueError(
                 f"minimum_sites is {self.minimum_sites}, but only {len(self.sites)} are named"
@@ -295,10 +297,13 @@ def check_settings(table: dict[str, Any], kind: type[S], *, where: str) -> S:
     """The settings in a table, checked against their model.
 
     Raises:
+        DuplicateSiteError: two sites of a study have one name.
         SettingsError: a key is unknown, missing or out of bounds; ``where`` begins the message.
     """
     try:
         return kind.model_validate(table)
+    except DuplicateSiteError as error:
+        raise DuplicateSiteError(f"{where}: {error}", hint=error.hint) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or kind.__name__.lower()

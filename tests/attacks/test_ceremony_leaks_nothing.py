@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from ppfl.crypto import PrivateKey, read_private_key
 from ppfl.crypto.sealing import read_sealing_key
-from ppfl.errors import PpflError
+from ppfl.errors import KeyFileError, PpflError
 from ppfl.settings import SiteFile
 from simulations.main import _app, main
 
@@ -163,7 +163,7 @@ def test_the_search_finds_what_it_looks_for(full_key: PrivateKey) -> None:
     assert not _found_in(f"{full_key.public.N:x}".encode(), _numbers(full_key))
 
 
-def test_a_refused_command_ends_with_1_one_line_and_a_hint(
+def test_a_refused_command_ends_with_its_code_one_line_and_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -172,7 +172,7 @@ def test_a_refused_command_ends_with_1_one_line_and_a_hint(
     monkeypatch.setattr(sys, "argv", ["ppfl", "site", "init", "alpha"])
     with pytest.raises(SystemExit) as caught:
         main()
-    assert caught.value.code == 1
+    assert caught.value.code == KeyFileError.exit_code
     assert capsys.readouterr().err.splitlines() == [
         "ppfl: alpha: is there already and not empty, and no key is ever overwritten",
         "hint: name a folder that does not exist yet",

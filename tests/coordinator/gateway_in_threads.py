@@ -142,9 +142,13 @@ def read_answer(wrapped: ssl.SSLSocket) -> bytes:
 
 
 @contextmanager
-def gateway(folder: Path, limits: GatewayLimits | None = None) -> Iterator[Site]:
-    """A gateway before a remembering SuperLink."""
-    link, key = RememberingLink(), ec.generate_private_key(ec.SECP384R1())
+def gateway(
+    folder: Path,
+    limits: GatewayLimits | None = None,
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> Iterator[Site]:
+    """A gateway before a remembering SuperLink; it knows one site, by ``key``."""
+    link, key = RememberingLink(), key or ec.generate_private_key(ec.SECP384R1())
     with socket.create_server(("127.0.0.1", 0)) as inside:
         config = uvicorn.Config(link, lifespan="off", log_config=None, ws="none")
         behind = uvicorn.Server(config)

@@ -35,7 +35,7 @@ def test_what_is_missing_is_named_with_what_to_do(
     found = _by_name(tmp_path)
     assert "no-such-package" in found["packages"].found
     assert "no-such-program" in found["Flower's programs"].found
-    assert found["memory"].state == "missing"
+    assert found["memory"].state == "wrong"
     assert found["disk"].state == "note"
     assert found["engine"] == Finding(
         "engine", "note", f"gmp. {choice.reason}", found["engine"].advice
@@ -43,7 +43,7 @@ def test_what_is_missing_is_named_with_what_to_do(
     with pytest.raises(typer.Exit):
         doctor(tmp_path / "no such folder")
     out = capsys.readouterr().out
-    assert "missing disk: " in out
+    assert "wrong   disk: " in out
     assert "hint: name another folder" in out
 
 
@@ -59,4 +59,4 @@ def test_an_engine_that_errs_is_found_out(tmp_path: Path, monkeypatch: pytest.Mo
         return made
 
     monkeypatch.setattr(module, "create_engine", broken)
-    assert _by_name(tmp_path)["self-test"].state == "missing"
+    assert _by_name(tmp_path)["self-test"].state == "wrong"

@@ -12,7 +12,7 @@ import coordinator.run_command
 import sites.run_command
 import sites.serve
 from coordinator.serve import CoordinatorPlace
-from ppfl.errors import ApprovalError, RunError, SettingsError
+from ppfl.errors import ApprovalError, RunError, SettingsError, UnreachableError
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import Connection, CoordinatorFile, GatewayLimits, SiteFile
 from simulations.main import _app
@@ -56,9 +56,18 @@ def test_a_site_connects_to_its_coordinator(
     _write_site(tmp_path, host)
     (tmp_path / "work" / "flower").mkdir(parents=True)
     checked: list[str] = []
-    monkeypatch.setattr(sites.run_command, "check_approval", lambda site: checked.append(site.name))
-    assert _run("site", "run", str(tmp_path)).exit_code == 0
-    assert checked == [SITES[0]]
+    for name in ("check_approval", "check_key"):
+        note = lambda site, name=name: checked.append(f"{name} {site.name}")  # noqa: E731
+        monkeypatch.setattr(sites.run_command, name, note)
+
+    def away(coordinator: Connection) -> None:
+        raise UnreachableError(f"{coordinator.address} cannot be reached")
+
+    monkeypatch.setattr(sites.run_command, "check_coordinator", away)
+    result = _run("site", "run", str(tmp_path))
+    assert result.exit_code == 0
+    assert f"{superlink} cannot be reached. The site goes on asking" in result.stderr
+    assert checked == [f"check_approval {SITES[0]}", f"check_key {SITES[0]}"]
     supernode, superexec = supervised
     command = " ".join(map(str, supernode.command))
     assert f"--superlink {superlink} --root-certificates {tmp_path}/ca.crt" in command

@@ -1,0 +1,156 @@
+"""`ppfl doctor --coordinator`: all that can keep a coordinator from running its study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from coordinator.folder import COORDINATOR_FILE, check_study, node_keys
+from coordinator.status import read_progress
+from ppfl.crypto import read_public_key
+from ppfl.crypto.certificates import certificate_fingerprint, check_server, read_expiry
+from ppfl.crypto.textfile import require_private
+from ppfl.errors import KitError, ModelError, PpflError
+from ppfl.federation.cards import grouped
+from ppfl.federation.kit import Kit
+from ppfl.findings import Finding, examine_one
+from ppfl.learning.files import load_model
+from ppfl.learning.models import parameters_sha256
+from ppfl.running import read_running, require_free_port
+from ppfl.settings import Connection, CoordinatorFile, Study
+from sites.doctor import tell_days, tell_disk, tell_memory, tell_traffic
+from sites.needs import needs_of
+from sites.reach import reach
+
+
+def examine_coordinator(folder: Path) -> Iterator[Finding]:
+    """What is well and what is not in a coordinator's folder, and at its ports."""
+    try:
+        settings = CoordinatorFile.read(folder / COORDINATOR_FILE)
+        study = Study.read(settings.study)
+    except PpflError as error:
+        advice = "ppfl coordinator init makes these files"
+        yield Finding.of_error("settings", error, advice=advice)
+        return
+    yield from examine_one("certificates", lambda: _certificates(settings))
+    for what, path, renew in (
+        ("certificate", settings.certificate, "ppfl coordinator renew"),
+        ("authority", settings.ca_certificate, "the federation must be set up anew by then"),
+    ):
+        yield from examine_one(what, partial(_expiry, what, path, renew))
+    complete = list(examine_one("study", lambda: _study(settings)))
+    yield from complete
+    yield from _ports(settings, folder.resolve() / "flower")
+    if any(finding.state == "wrong" for finding in complete):
+        return
+    yield from examine_one("sites", lambda: f"cards of {', '.join(node_keys(settings))}")
+    yield from examine_one("kits", lambda: _kits(settings, study))
+    yield from examine_one("start", lambda: _start(settings, study))
+    yield from examine_one("run", lambda: _run(settings, study))
+    try:
+        needs = needs_of(study, read_public_key(settings.public_key))
+    except PpflError as error:
+        yield Finding.of_error("engine", error)
+        return
+    yield tell_traffic(needs)
+    yield tell_memory(needs.coordinator_memory_bytes)
+    yield tell_disk(needs.coordinator_disk_bytes, settings.run)
+
+
+def _certificates(settings: CoordinatorFile) -> str:
+    if settings.ca_key.exists():
+        require_private(settings.ca_key)
+    authority = check_server(
+        settings.certificate,
+        settings.certificate_key,
+        authority=settings.ca_certificate,
+        host=settings.host,
+    )
+    whose = grouped(certificate_fingerprint(authority))
+    return f"for {settings.host}, of the authority {whose}"
+
+
+def _expiry(what: str, path: Path, renew: str) -> Finding:
+    return tell_days(what, read_expiry(path), renew=renew)
+
+
+def _study(settings: CoordinatorFile) -> str:
+    study = check_study(settings)
+    return (
+        f"{study.name}, {grouped(study.fingerprint())}; "
+        f"key {grouped(study.encryption.key_fingerprint)}"
+    )
+
+
+def _ports(settings: CoordinatorFile, folder: Path) -> Iterator[Finding]:
+    """Whether the ports are free, or held by this coordinator, which then must answer."""
+    try:
+        running = read_running(folder).pid is not None
+    except PpflError as error:
+        yield Finding.of_error("processes", error)
+        return
+    if running:
+        yield from examine_one("processes", lambda: _answers(settings))
+        return
+    for address, port in ((settings.listen, settings.port), ("127.0.0.1", settings.superlink_port)):
+        yield from examine_one("port", partial(_free, address, port))
+
+
+def _free(address: str, port: int) -> str:
+    require_free_port(address, port)
+    return f"{address} port {port} is free"
+
+
+def _answers(settings: CoordinatorFile) -> Finding:
+    connection = Connection(
+        host=settings.host, port=settings.port, ca_certificate=settings.ca_certificate
+    )
+    found = f"running; {connection.address} answers"
+    try:
+        status = reach(connection).status
+    except PpflError as error:
+        advice = "a firewall may keep this machine from its own outer address: ask a site"
+        return Finding("processes", "note", str(error), advice, error.code)
+    if status != 200:
+        advice = "ppfl coordinator status; superlink.log says why"
+        return Finding("processes", "wrong", f"{found}, but SuperLink does not: {status}", advice)
+    return Finding("processes", "ok", found)
+
+
+def _kits(settings: CoordinatorFile, study: Study) -> str:
+    for site in study.federation.sites:
+        path = settings.kits / f"{site}.kit"
+        kit = Kit.read(path)
+        if Study.parse(kit.study, where=str(path)).fingerprint() != study.fingerprint():
+            raise KitError(
+                f"{path}: is a kit of another study",
+                hint=f"move {settings.kits} away, then: ppfl coordinator kit",
+            )
+        if (kit.host, kit.port) != (settings.host, settings.port):
+            raise KitError(
+                f"{path}: names {kit.host} port {kit.port}, and sites will look there",
+                hint=f"move {settings.kits} away, then: ppfl coordinator kit",
+            )
+    return f"of {', '.join(study.federation.sites)}"
+
+
+def _start(settings: CoordinatorFile, study: Study) -> str:
+    found, wanted = parameters_sha256(load_model(settings.start)[0]), study.model.start_sha256
+    if found != wanted:
+        raise ModelError(
+            f"{settings.start}: its parameters are {found[:16]}…, the study names {wanted[:16]}…",
+            hint="ppfl coordinator kit",
+        )
+    return f"parameters {wanted[:16]}…, as the study names them"
+
+
+def _run(settings: CoordinatorFile, study: Study) -> Finding:
+    progress = read_progress(study, settings.run)
+    found = f"{progress.complete} of {study.training.rounds} rounds are complete"
+    if not progress.begun:
+        return Finding("run", "ok", f"{settings.run}: not begun")
+    if progress.failure:
+        advice = "mend it: ppfl coordinator run goes on from the last complete round"
+        return Finding("run", "note", f"{found}; it ended: {progress.failure}", advice)
+    return Finding("run", "ok", f"{found}, closed" if progress.closed else found)

@@ -1,0 +1,94 @@
+"""Exit codes, and the page that lists them."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import ppfl.errors
+import simulations.main
+from ppfl.errors import DataError, DiskFullError, KeyFileError, PpflError, RunError, write_error
+from ppfl.federation import Checkpoint, Journal
+from ppfl.federation.journal import RoundStarted
+
+_PAGE = (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
+_ERRORS = [kind for _, kind in inspect.getmembers(ppfl.errors, inspect.isclass)]
+_KINDS = [kind for kind in _ERRORS if issubclass(kind, PpflError)]
+
+
+def _listed() -> list[tuple[int, str]]:
+    rows = re.findall(r"^\| (\d+) \| (?:`([a-z-]+)`)? ?\|", _PAGE, re.MULTILINE)
+    return [(int(number), code) for number, code in rows]
+
+
+def test_the_page_lists_every_error_once_and_no_other() -> None:
+    wanted = [(kind.exit_code, kind.code) for kind in _KINDS]
+    assert len({number for number, _ in wanted}) == len({code for _, code in wanted}) == len(wanted)
+    assert sorted(_listed()) == sorted([*wanted, (61, "")])
+
+
+def test_the_tree_names_every_error() -> None:
+    tree = str(ppfl.errors.__doc__).partition("\n\n")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"\w+Error", tree)) == sorted(kind.__name__ for kind in _KINDS)
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int | str | None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(simulations.main, "_app", fail)
+    with pytest.raises(SystemExit) as caught:
+        simulations.main.main()
+    return caught.value.code
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_each_error_ends_the_program_with_its_code(
+    kind: type[PpflError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(monkeypatch, kind("it is wrong", hint="do this")) == kind.exit_code
+    assert capsys.readouterr().err == "ppfl: it is wrong\nhint: do this\n"
+
+
+def _fail_to_write(why: OSError, kind: type[PpflError]) -> None:
+    try:
+        raise why
+    except OSError:
+        raise kind("a: cannot be written") from None
+
+
+def test_a_full_disk_is_told_from_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a")
+    assert _main(monkeypatch, full) == 60
+    assert _main(monkeypatch, PermissionError(errno.EACCES, "no", "a")) == 61
+    for kind in (KeyFileError, DataError):
+        with pytest.raises(PpflError) as caught:
+            _fail_to_write(full, kind)
+        assert _main(monkeypatch, caught.value) == 60
+    assert type(write_error("a", PermissionError(errno.EACCES, "no"))) is RunError
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_record_for_which_there_is_no_room_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DiskFullError, match="No space left on device"):
+        Journal(Path("/dev/full")).write(RoundStarted(round=1, sites=("a",)))
+    (tmp_path / "checkpoint.part").symlink_to("/dev/full")
+    with pytest.raises(DiskFullError, match=r"checkpoint.*No space left") as caught:
+        Checkpoint("s", "r", 1, b"total").write(tmp_path / "checkpoint.bin")
+    assert _main(monkeypatch, caught.value) == 60
+    assert "last complete round" in caught.value.hint
+
+
+def test_a_command_line_that_is_wrong_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ppfl", "doctor", "--no-such-option"])
+    with pytest.raises(SystemExit) as caught:
+        simulations.main.main()
+    assert caught.value.code == 2
