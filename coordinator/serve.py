@@ -19,12 +19,10 @@ from ppfl.errors import RunError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import StudyClosed
 from ppfl.processes import Program, Supervisor
-from ppfl.running import require_free_port
 from ppfl.settings import GatewayLimits
 from sites.flower import flower_environment, flower_program, write_secret
 
 _LOOK_S = 2.0  # between two looks at SuperLink
-_LEFT_S = 15.0  # until what a killed coordinator ran has ended
 _AGAIN_S = 30.0  # before a study that broke off is taken up again
 _APP = {
     "project": {"name": "ppfl", "version": "1.0.0", "dependencies": ["flwr>=1.41"]},
@@ -80,9 +78,8 @@ def serve_coordinator(place: CoordinatorPlace) -> bool:
         RunError: the coordinator runs already in this folder.
         KeyMaterialError: a site's key is none.
     """
-    supervisor = Supervisor(coordinator_programs(place), place.folder)
-    for address, port in ((place.listen, place.port), ("127.0.0.1", place.superlink_port)):
-        require_free_port(address, port, patience_s=_LEFT_S)
+    ports = (place.listen, place.port), ("127.0.0.1", place.superlink_port)
+    supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
     write_secret(_secret(place))
     study = _Study(place)
     try:

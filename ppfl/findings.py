@@ -28,7 +28,8 @@ class Finding:
     @classmethod
     def of_error(cls, what: str, error: PpflError, *, advice: str = "") -> Self:
         """What an error says is wrong; ``advice`` is for one that gives no hint."""
-        return cls(what, "wrong", str(error), error.hint or advice, error.code)
+        advice = error.hint or advice or f"docs/errors.md says what to do: {error.code}"
+        return cls(what, "wrong", str(error), advice, error.code)
 
 
 def examine_one(what: str, look: Callable[[], str | Finding | None]) -> Iterator[Finding]:

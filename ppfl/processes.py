@@ -28,11 +28,13 @@ from typing import IO
 import psutil
 
 from ppfl.errors import RunError
+from ppfl.running import require_free_port
 
 _POLL_S = 0.1
 _LONGEST_DELAY_S = 15.0  # Flower takes a site that was killed back after a minute: keep asking
 _STEADY_S = 60.0  # a program that ran so long has started well
 _GUARD_S = 5.0  # between SIGTERM and SIGKILL when the supervisor is gone
+_LEFT_S = 3 * _GUARD_S  # by when all that a killed supervisor ran has ended
 _MARK = "PPFL_SUPERVISOR"  # the environment variable by which the guard knows the processes
 _LOG_BYTES = 20_000_000
 _log = logging.getLogger("ppfl.processes")
@@ -64,14 +66,17 @@ class Supervisor:
     Args:
         programs: what to run, in the order of starting; they are ended in the opposite order.
         folder: holds one log for each program, ``status.json``, and a lock.
+        ports: addresses and ports of this machine on which they will listen.
 
     Raises:
         RunError: another supervisor runs there.
     """
 
-    def __init__(self, programs: Sequence[Program], folder: Path) -> None:
+    def __init__(
+        self, programs: Sequence[Program], folder: Path, *, ports: Sequence[tuple[str, int]] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = folder
+        self._folder, self._ports = folder, ports
         self._lock = _lock(folder / "lock")
         self._mark = secrets.token_hex(16)
         self._children = [_Child(program, folder, self._mark) for program in programs]
@@ -85,10 +90,14 @@ class Supervisor:
             each: called ten times a second; it must not take long.
 
         Raises:
+            PortInUseError: another program listens on one of the ports; nothing was started.
+            RunError: one of the ports cannot be listened on.
             PpflError: what ``each`` raises; the programs have been ended.
         """
         with _on_signals(lambda _number, _frame: self.stop()):
             try:
+                for address, port in self._ports:
+                    require_free_port(address, port, patience_s=_LEFT_S)
                 while not self._stop:
                     self._tick()
                     each()

@@ -72,10 +72,10 @@ def reach(connection: Connection) -> Reached:
         with _telling(connection):
             peer.connect()
             shown = x509.load_der_x509_certificate(peer.sock.getpeercert(binary_form=True) or b"")
-            asked = time.time()
+            asked = _now()
             peer.request("GET", "/health")
             answer = peer.getresponse()
-            now = (asked + time.time()) / 2
+            now = (asked + _now()) / 2
             answer.read()
     finally:
         peer.close()
@@ -98,7 +98,7 @@ def check_clock(reached: Reached) -> None:
     raise ClockError(
         f"this machine's clock is {tell_clock(ahead_s)}; it may be {SYSTEM_TIME_TOLERANCE} "
         f"seconds ahead and {TIMESTAMP_TOLERANCE // 60} minutes behind",
-        hint=f"set the clock that is wrong, with NTP; this one says {_utc(time.time())}",
+        hint=f"set the clock that is wrong, with NTP; this one says {_utc(_now())}",
     )
 
 
@@ -194,7 +194,7 @@ def _telling(connection: Connection) -> Iterator[None]:
 
 
 def _certificate_error(where: str, error: ssl.SSLCertVerificationError) -> CertificateError:
-    now = _utc(time.time())
+    now = _utc(_now())
     if error.verify_code == _EXPIRED:
         return CertificateError(
             f"{where}: its certificate has expired; this machine's clock says {now}",
@@ -216,6 +216,10 @@ def _certificate_error(where: str, error: ssl.SSLCertVerificationError) -> Certi
         hint="someone may stand in for the coordinator, or a firewall opens TLS: ask the "
         "coordinator by telephone",
     )
+
+
+def _now() -> float:
+    return time.time()
 
 
 def _ahead(now: float, date: str | None) -> float | None:

@@ -8,10 +8,7 @@ from pathlib import Path
 
 from ppfl.errors import RunError
 from ppfl.processes import Program, Supervisor
-from ppfl.running import require_free_port
 from sites.flower import flower_environment, flower_program, write_secret
-
-_LEFT_S = 15.0  # until what a killed site ran has ended
 
 
 def serve_site(
@@ -68,8 +65,7 @@ def serve_site(
             needs="supernode",
         ),
     ]
-    supervisor = Supervisor(programs, folder)
-    require_free_port("127.0.0.1", node_port, patience_s=_LEFT_S)
+    supervisor = Supervisor(programs, folder, ports=(("127.0.0.1", node_port),))
     write_secret(secret)
     supervisor.run()
 

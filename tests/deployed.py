@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from PIL import Image
 
 from coordinator.folder import create_folder, write_kits
 from ppfl.crypto import PrivateKey
 from ppfl.federation.cards import Card
 from ppfl.federation.ceremony import Ceremony, hold_ceremony
-from ppfl.settings import FederationOptions, ModelOptions, Study
+from ppfl.settings import FederationOptions, ModelOptions, SiteFile, Study, read_settings
 from sites.identity import create_identity
 from sites.join import Joined, join
+from tests.coordinator.gateway_in_threads import Site, gateway
 
 SITES = ("alpha", "beta")
 
@@ -58,3 +67,37 @@ def deploy(root: Path, key: PrivateKey) -> Deployed:
     hold_ceremony(key, cards, deployed.ceremony)
     write_kits(deployed.coordinator, Ceremony.read(deployed.ceremony), weights=None)
     return deployed
+
+
+@contextmanager
+def answering(deployed: Deployed, name: str) -> Iterator[Site]:
+    """A site joins, with X-rays and a free port, and a gateway that knows it answers meanwhile."""
+    for label in ("Normal", "Effusion"):
+        (deployed.root / "xrays" / label).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng(number).integers(0, 255, (80, 80), np.uint8)
+            picture = Image.fromarray(pixels + (label == "Normal"))
+            picture.save(deployed.root / "xrays" / label / f"Doe-{number}.png")
+    deployed.join(name)
+    key = load_ssh_private_key((deployed.site(name) / "supernode.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    with gateway(deployed.coordinator / "tls", key=key) as running:
+        running.link.answer = [b""]
+        connect(deployed.site(name), port=running.port, node_port=free_port())
+        yield running
+
+
+def connect(folder: Path, **changes: object) -> None:
+    """Change the table `[coordinator]` of a site file."""
+    path = folder / "site.toml"
+    site = read_settings(path, SiteFile)  # paths as they stand: the folder may be copied
+    assert site.coordinator is not None
+    connection = site.coordinator.model_copy(update=changes)
+    path.write_text(site.model_copy(update={"coordinator": connection}).to_toml())
+
+
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -91,8 +91,8 @@ def test_a_coordinator_that_takes_this_site(connection: Connection, running: Sit
 def test_a_clock_that_is_off_by_a_day(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, off_s: float, words: str
 ) -> None:
-    now = sites.reach.time.time
-    monkeypatch.setattr(sites.reach.time, "time", lambda: now() + off_s)
+    now = sites.reach._now
+    monkeypatch.setattr(sites.reach, "_now", lambda: now() + off_s)
     with pytest.raises(ClockError, match=rf"clock is 864\d\d s {words} the coordinator") as caught:
         check_coordinator(connection)
     assert caught.value.exit_code == 43

@@ -24,8 +24,9 @@ def supervised(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     """What would be supervised."""
     programs: list[Program] = []
 
-    def take(_: Supervisor, given: list[Program], __: Path) -> None:
+    def take(_: Supervisor, given: list[Program], __: Path, *, ports: Any) -> None:
         programs.extend(given)
+        assert ports == (("127.0.0.1", 9501),)
 
     monkeypatch.setattr(Supervisor, "__init__", take)
     monkeypatch.setattr(Supervisor, "run", lambda _: None)

@@ -1,0 +1,180 @@
+"""What goes wrong between hospitals, as docs/errors.md lists it: said, and ended with its code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import coordinator.gateway
+import ppfl.processes
+import sites.reach
+from coordinator.folder import COORDINATOR_FILE
+from ppfl.crypto import certificates, generate_key, write_private_key
+from ppfl.crypto.certificates import create_authority
+from ppfl.federation.kit import Kit
+from ppfl.processes import Supervisor
+from ppfl.settings import CoordinatorFile, SiteFile, read_settings
+from simulations.main import main
+from sites.identity import create_identity
+from tests.deployed import Deployed, answering, free_port
+
+_PAGE = (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
+_Patch = pytest.MonkeyPatch
+_taken: list[socket.socket] = []
+
+
+@pytest.fixture(scope="module")
+def _hospitals(
+    federation: Deployed, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployed]:
+    root = tmp_path_factory.mktemp("hospitals") / "all"
+    shutil.copytree(federation.root, root)
+    with answering(Deployed(root), "alpha"):
+        yield Deployed(root)
+
+
+@pytest.fixture
+def hospitals(_hospitals: Deployed, tmp_path: Path, monkeypatch: _Patch) -> Iterator[Deployed]:
+    """A federation to break, of which site alpha has joined and the gateway answers."""
+    shutil.copytree(_hospitals.root, tmp_path / "all")
+    path = tmp_path / "all" / "coordinator" / COORDINATOR_FILE
+    free = {"listen": "127.0.0.1", "port": free_port(), "superlink_port": free_port()}
+    path.write_text(read_settings(path, CoordinatorFile).model_copy(update=free).to_toml())
+    monkeypatch.chdir(tmp_path / "all")
+    monkeypatch.setattr(Supervisor, "_tick", Supervisor.stop)  # no process is started
+    monkeypatch.setattr(ppfl.processes, "_LEFT_S", 0.0)
+    yield Deployed(tmp_path / "all")
+    while _taken:
+        _taken.pop().close()
+
+
+def _expire(here: Deployed, patch: _Patch) -> None:
+    now = certificates._now()
+    patch.setattr(certificates, "_now", lambda: now + timedelta(days=40))
+
+
+def _rename_host(here: Deployed, _: _Patch) -> None:
+    path = here.coordinator / COORDINATOR_FILE
+    path.write_text(path.read_text().replace('host = "127.0.0.1"', 'host = "ppfl.example.org"'))
+
+
+def _swap_authority(here: Deployed, _: _Patch) -> None:
+    (here.site("alpha") / "ca.crt").write_text(create_authority(days=9).certificate)
+
+
+def _set_clock(_: Deployed, patch: _Patch) -> None:
+    now = sites.reach._now
+    patch.setattr(sites.reach, "_now", lambda: now() - 86400)
+
+
+def _swap_node_key(here: Deployed, _: _Patch) -> None:
+    shutil.copy(here.site("beta") / "supernode.key", here.site("alpha") / "supernode.key")
+
+
+def _swap_private_key(here: Deployed, _: _Patch) -> None:
+    folder = here.site("alpha")
+    (folder / "private.key").unlink()
+    secret = (folder / "passphrase").read_text()
+    write_private_key(folder / "private.key", generate_key(2048), passphrase=secret)
+
+
+def _mix_kit(here: Deployed, _: _Patch) -> None:
+    kit = Kit.read(here.kit("alpha"))
+    other = re.sub('key_fingerprint = "[0-9a-f]+"', f'key_fingerprint = "{"0" * 64}"', kit.study)
+    text = kit.model_copy(update={"study": other}).to_toml()
+    here.kit("alpha").write_text(text, encoding="utf-8")
+
+
+def _copy_card(here: Deployed, _: _Patch) -> None:
+    create_identity("alpha", here.root / "again")
+
+
+def _open_to_others(name: str) -> Callable[[Deployed, _Patch], None]:
+    return lambda here, _: (here.root / name).chmod(0o644)
+
+
+def _other_user(_: Deployed, patch: _Patch) -> None:
+    patch.setattr(os, "geteuid", lambda: 12345)
+
+
+def _take_port(here: Deployed, _: _Patch) -> None:
+    site = SiteFile.read(here.site("alpha") / "site.toml")
+    assert site.coordinator is not None
+    superlink = CoordinatorFile.read(here.coordinator / COORDINATOR_FILE).superlink_port
+    for port in (site.coordinator.node_port, superlink):
+        _taken.append(socket.create_server(("127.0.0.1", port)))
+
+
+def _other_flower(_: Deployed, patch: _Patch) -> None:
+    patch.setattr(coordinator.gateway, "version", lambda _: "1.2.3")
+
+
+def _nothing(_: Deployed, __: _Patch) -> None:
+    pass
+
+
+_INIT = "coordinator init new --host a.org --scenario quickstart --sites"
+_JOIN = "site join --dir alpha --data xrays"
+_CREATE = "keys create --out new --sites"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "command", "code", "said"),
+    [
+        (_expire, "coordinator run coordinator", 42, "expired on"),
+        (_rename_host, "coordinator run coordinator", 42, "was not issued for ppfl.example.org"),
+        (_swap_authority, "site run alpha", 42, "is not of this federation's authority"),
+        (_set_clock, "site run alpha", 43, "s behind the coordinator"),
+        (_swap_node_key, "site run alpha", 44, "does not know this site's key"),
+        (_nothing, f"{_INIT} a,a", 14, "two sites have one name"),
+        (_copy_card, f"{_CREATE} alpha/alpha.card,again/alpha.card", 14, "have the name alpha"),
+        (_swap_private_key, "site run alpha", 25, "study tiny names key"),
+        (_mix_kit, f"{_JOIN} coordinator/kits/alpha.kit", 25, "its study names key"),
+        (_open_to_others("alpha/private.key"), "site run alpha", 23, "others than its owner"),
+        (_open_to_others("alpha/supernode.key"), "site run alpha", 23, "others than its owner"),
+        (_open_to_others("coordinator/tls/server.key"), "coordinator run coordinator", 23,
+         "others than its owner"),
+        (_other_user, "site run alpha", 23, "this private key belongs to"),
+        (_take_port, "site run alpha", 46, "is in use"),
+        (_take_port, "coordinator run coordinator", 46, "is in use"),
+        (_other_flower, "site run alpha", 45, "the coordinator's is 1.2.3"),
+    ],
+)  # fmt: skip
+def test_each_is_said_and_ends_with_its_code(
+    spoil: Callable[[Deployed, _Patch], None],
+    command: str,
+    code: int,
+    said: str,
+    hospitals: Deployed,
+    monkeypatch: _Patch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(hospitals, monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["ppfl", *command.split()])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert caught.value.code == code
+    assert error.startswith("ppfl: ")
+    assert said in error
+    assert hint.startswith("hint: ")
+    listed = re.findall(rf"^\| [^|]+ \| ([^|]+) \| {code} \|$", _PAGE, re.MULTILINE)
+    assert any(f"`ppfl {' '.join(command.split()[:2])}`" in who for who in listed)
+
+
+@pytest.mark.parametrize("command", ["site run alpha", "coordinator run coordinator"])
+def test_where_nothing_is_wrong_it_runs(
+    command: str, hospitals: Deployed, monkeypatch: _Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ppfl", *command.split()])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0, capsys.readouterr().err
