@@ -48,7 +48,7 @@ FLEET_ROUTES: Final = frozenset(
 
 _HEALTH, _OBJECT = "/health", "/v1/fleet/push-object"
 _NODE_KEY, _SIGNATURE, _SIGNED = b"flwr-public-key", b"flwr-signature", b"flwr-timestamp"
-_VERSION = b"flwr-package-version"
+_VERSION, _FLOWER = b"flwr-package-version", version("flwr")
 _REQUEST_HEADERS = frozenset(
     {
         *(_NODE_KEY, _SIGNATURE, _SIGNED),
@@ -272,11 +272,11 @@ def _check_signature(
 
 def _check_version(headers: list[tuple[bytes, bytes]]) -> None:
     """Make sure that a site's Flower is of our minor version: SuperLink takes any."""
-    ours = version("flwr")
+    ours = _FLOWER.encode().split(b".")[:2]
     for name, told in headers:
-        if name == _VERSION and told.split(b".")[:2] != ours.encode().split(b".")[:2]:
-            theirs = told[:_LONGEST].decode("ascii", "replace")
-            reason = f"Flower {theirs}; the coordinator's is {ours}"
+        if name == _VERSION and told.split(b".")[:2] != ours:
+            theirs = told[:_LONGEST].decode("ascii", "backslashreplace")
+            reason = f"Flower {theirs}; the coordinator's is {_FLOWER}"
             refusal = {"code": _OTHER_VERSION, "detail": reason}
             raise _RefusedError(412, reason, body=json.dumps(refusal).encode())
 

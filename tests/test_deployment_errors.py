@@ -10,23 +10,29 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 import coordinator.gateway
 import ppfl.processes
+import simulations.doctor
+import sites.doctor
 import sites.reach
-from coordinator.folder import COORDINATOR_FILE
+from coordinator.folder import COORDINATOR_FILE, write_kits
 from ppfl.crypto import certificates, generate_key, write_private_key
 from ppfl.crypto.certificates import create_authority
+from ppfl.federation.ceremony import Ceremony
 from ppfl.federation.kit import Kit
 from ppfl.processes import Supervisor
 from ppfl.settings import CoordinatorFile, SiteFile, read_settings
-from simulations.main import main
+from simulations.main import _app, main
 from sites.identity import create_identity
 from tests.deployed import Deployed, answering, free_port
 
-_PAGE = (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
+_DOCS = Path(__file__).parents[1] / "docs"
+_PAGE, _DEPLOYMENT = ((_DOCS / name).read_text() for name in ("errors.md", "deployment.md"))
 _Patch = pytest.MonkeyPatch
 _taken: list[socket.socket] = []
 
@@ -114,7 +120,7 @@ def _take_port(here: Deployed, _: _Patch) -> None:
 
 
 def _other_flower(_: Deployed, patch: _Patch) -> None:
-    patch.setattr(coordinator.gateway, "version", lambda _: "1.2.3")
+    patch.setattr(coordinator.gateway, "_FLOWER", "1.2.3")
 
 
 def _nothing(_: Deployed, __: _Patch) -> None:
@@ -170,11 +176,20 @@ def test_each_is_said_and_ends_with_its_code(
     assert any(f"`ppfl {' '.join(command.split()[:2])}`" in who for who in listed)
 
 
-@pytest.mark.parametrize("command", ["site run alpha", "coordinator run coordinator"])
-def test_where_nothing_is_wrong_it_runs(
-    command: str, hospitals: Deployed, monkeypatch: _Patch, capsys: pytest.CaptureFixture[str]
+def test_where_nothing_is_wrong_all_of_the_page_runs(
+    hospitals: Deployed, monkeypatch: _Patch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["ppfl", *command.split()])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 0, capsys.readouterr().err
+    """The part `Running` of docs/deployment.md, but for the processes that would be supervised."""
+    shutil.rmtree(hospitals.coordinator / "kits")  # they name another port
+    write_kits(hospitals.coordinator, Ceremony.read(hospitals.ceremony), weights=None)
+    monkeypatch.setattr(simulations.doctor, "_KEY_BITS", 2048)
+    memory = SimpleNamespace(available=10**11)
+    monkeypatch.setattr(sites.doctor.psutil, "virtual_memory", lambda: memory)
+    running = re.findall(r"\n## Running\n(.*?)\n## ", _DEPLOYMENT, re.DOTALL)[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```", running, re.DOTALL | re.MULTILINE)
+    commands = [line.split() for block in blocks for line in block.splitlines()]
+    assert len(commands) == 6
+    for program, *arguments in commands:
+        assert program == "ppfl"
+        result = CliRunner().invoke(_app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ppfl.errors import RunError
+from ppfl.errors import PortInUseError, RunError
 from ppfl.processes import Program, Supervisor
 
 _PARENT = "sleep 100 & echo $$ $! >> {pids}; wait"  # a program that starts another one
@@ -170,6 +171,20 @@ def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
         Supervisor([], tmp_path)
     first.close()
     Supervisor([], tmp_path).close()
+
+
+def test_nothing_is_started_where_a_port_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppfl.processes._LEFT_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        here = taken.getsockname()
+        with pytest.raises(PortInUseError):
+            Supervisor([_program("a", "sleep 100")], tmp_path, ports=[here]).run()
+    assert _status(tmp_path)["a"]["starts"] == 0
+    supervisor = Supervisor([_program("a", "sleep 100")], tmp_path, ports=[here])  # not locked
+    supervisor.run(supervisor.stop)
+    assert _status(tmp_path)["a"]["starts"] == 1
 
 
 def test_a_long_log_is_laid_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

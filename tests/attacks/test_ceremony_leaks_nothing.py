@@ -53,8 +53,10 @@ class _Walk:
 
 
 def _commands() -> list[list[str]]:
-    setting_up = _PAGE.read_text(encoding="utf-8").partition("\n## Running")[0]
-    blocks = re.findall(r"^```sh\n(.*?)^```", setting_up, re.DOTALL | re.MULTILINE)
+    """The page's commands but those of its part `Running`: see tests/test_deployment_errors.py."""
+    before, _, rest = _PAGE.read_text(encoding="utf-8").partition("\n## Running")
+    without = before + rest.partition("\n## ")[2]
+    blocks = re.findall(r"^```sh\n(.*?)^```", without, re.DOTALL | re.MULTILINE)
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 

@@ -53,7 +53,7 @@ def test_a_site_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     run_in_process(tmp_path / "run")
     events = read_journal(tmp_path / "run" / "journal.jsonl")
     failed = [event for event in events if isinstance(event, SiteFailed)]
-    assert {(event.site, event.code) for event in failed} == {("north", "data")}
+    assert {(event.site, event.code) for event in failed} == {("north", "unreadable-image")}
     assert not any(str(tmp_path) in event.sentence for event in failed)
     assert isinstance(events[-1], StudyClosed)
     assert str(picture.name) in (broken / "work" / "journal.jsonl").read_text()

@@ -132,7 +132,7 @@ def test_what_is_wrong_at_the_coordinator_is_found_at_the_site(
         patch.setattr(sites.reach, "_now", lambda: now() + 4)
         assert _by_name(folder)["clock"].state == "note"
     with monkeypatch.context() as patch:
-        patch.setattr(coordinator.gateway, "version", lambda _: "1.2.3")
+        patch.setattr(coordinator.gateway, "_FLOWER", "1.2.3")
         assert _by_name(folder)["coordinator"].code == "flower-version"
     running.stop_link()
     assert _by_name(folder)["coordinator"].code == "unreachable"

@@ -121,7 +121,7 @@ def test_a_key_that_nobody_knows(connection: Connection, running: Site) -> None:
 def test_another_version_of_flower(
     connection: Connection, running: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator.gateway, "version", lambda _: "1.2.3")
+    monkeypatch.setattr(coordinator.gateway, "_FLOWER", "1.2.3")
     running.link.seen.clear()
     with pytest.raises(
         FlowerVersionError, match=r"Flower 1\.\d+\.\d+; the coordinator's is 1\.2\.3"
@@ -133,7 +133,7 @@ def test_another_version_of_flower(
 def test_flowers_own_supernode_understands_why_it_is_refused(
     running: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator.gateway, "version", lambda _: "1.41.0")
+    monkeypatch.setattr(coordinator.gateway, "_FLOWER", "1.41.0")
     path = b"/v1/fleet/pull-messages"
     for told, well in ((b"1.41.9", True), (b"1.4.0", False), (b"2.41.0", False), (b"", False)):
         answer = running.ask(running.post(path, headers=b"flwr-package-version: %b\r\n" % told))
