@@ -103,12 +103,16 @@ def _holds(pid: int, lock: Path) -> bool:
     """Whether a process holds a supervisor's lock: its number alone may be another's by now."""
     try:
         process = psutil.Process(pid)
-        files = process.open_files() if process.status() != psutil.STATUS_ZOMBIE else []
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if process.uids().effective != lock.stat().st_uid:
+            return False
+        files = process.open_files()
     except psutil.AccessDenied:
         raise RunError(
-            f"process {pid}, which {lock.parent} names, belongs to another user",
+            f"process {pid}, which runs from {lock.parent}, belongs to another user",
             hint="run this as the user who started it",
         ) from None
-    except psutil.Error:
+    except (psutil.Error, FileNotFoundError):
         return False
     return any(Path(file.path) == lock.resolve() for file in files)

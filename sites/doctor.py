@@ -36,20 +36,15 @@ _MEGABYTE, _GIGABYTE = 1e6, 1e9
 
 def examine_site(folder: Path) -> Iterator[Finding]:
     """What is well and what is not in a site's folder, with its data, and on its way out."""
-    site_file = folder / "site.toml"
     try:
-        site = SiteFile.read(site_file)
+        site = SiteFile.read(folder / "site.toml")
         study = Study.read(site.study)
         public = read_public_key(folder / "public.key")
+        connection = site.connection()
     except PpflError as error:
         advice = "ppfl site join makes these files from the kit"
         yield Finding.of_error("settings", error, advice=advice)
         return
-    if site.coordinator is None:
-        advice = "ppfl site join KIT"
-        yield Finding("settings", "wrong", f"{site_file}: names no coordinator", advice)
-        return
-    connection = site.coordinator
     yield from examine_one("study", lambda: _study(site, study))
     yield from examine_one("identity", lambda: _identity(folder))
     yield from examine_one("key", lambda: grouped(check_key(site).fingerprint))

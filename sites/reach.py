@@ -263,7 +263,7 @@ def _check_refusal(connection: Connection, answer: httpx.Response) -> None:
         )
     if answer.status_code in (502, 503, 504):
         raise UnreachableError(
-            f"{where}: the coordinator's gateway answers, but SuperLink behind it does not, or both "
-            f"are busy: {answer.status_code}",
+            f"{where}: the coordinator's gateway answers, but SuperLink behind it does not, or "
+            f"both are busy: {answer.status_code}",
             hint="the coordinator: ppfl coordinator status",
         )

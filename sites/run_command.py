@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ppfl.errors import SettingsError, UnreachableError
+from ppfl.errors import UnreachableError
 from ppfl.settings import Connection, SiteFile
 from sites.approval import check_approval, check_key
 from sites.printing import talk_of_processes
@@ -24,19 +24,18 @@ def run_site(
     """
     site_file = folder.resolve() / "site.toml"
     site = SiteFile.read(site_file)
-    if site.coordinator is None:
-        raise SettingsError(f"{site_file}: names no coordinator", hint="join with a kit first")
+    coordinator = site.connection()
     check_approval(site)
     check_key(site)
-    _look_for(site.coordinator)
+    _look_for(coordinator)
     place = site.work / "flower"
     talk_of_processes(f"Logs and status: {place}; what leaves: {site.work}/journal.jsonl")
     serve_site(
         site_file=site_file,
-        superlink=site.coordinator.address,
-        authority=site.coordinator.ca_certificate,
-        node_key=site.coordinator.node_key,
-        node_port=site.coordinator.node_port,
+        superlink=coordinator.address,
+        authority=coordinator.ca_certificate,
+        node_key=coordinator.node_key,
+        node_port=coordinator.node_port,
         folder=place,
     )
 

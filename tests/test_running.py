@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -86,6 +87,16 @@ def test_another_users_supervisor_is_said(
     monkeypatch.setattr(psutil.Process, "open_files", deny)
     with pytest.raises(RunError, match="belongs to another user"):
         read_running(tmp_path)
+
+
+def test_another_users_process_that_got_the_number_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").touch()
+    status = {"version": 1, "pid": os.getpid(), "programs": []}
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    monkeypatch.setattr(psutil.Process, "uids", lambda _: SimpleNamespace(effective=12345))
+    assert read_running(tmp_path).pid is None
 
 
 def test_a_folder_without_a_supervisor(tmp_path: Path) -> None:

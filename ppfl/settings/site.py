@@ -78,6 +78,18 @@ class SiteFile(Section):
         """The site file's text."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
+    def connection(self) -> Connection:
+        """Where the coordinator is, and how this site reaches it.
+
+        Raises:
+            SettingsError: the file names no coordinator.
+        """
+        if self.coordinator is None:
+            raise SettingsError(
+                f"site {self.name} names no coordinator", hint="join with a kit: ppfl site join"
+            )
+        return self.coordinator
+
     def passphrase(self) -> str:
         """The private key's passphrase; see :func:`read_passphrase`."""
         return read_passphrase(self.passphrase_file, whose=f"site {self.name}")

@@ -183,3 +183,12 @@ def test_a_vault_is_looked_at_without_opening_it(
     found = _by_name(folder)["data"]
     assert found.state == "wrong"
     assert "1 of them damaged" in found.found
+
+
+def test_a_site_that_has_not_joined(alpha: tuple[Path, Site]) -> None:
+    folder, _ = alpha
+    site = SiteFile.read(folder / "site.toml").model_copy(update={"coordinator": None})
+    (folder / "site.toml").write_text(site.to_toml())
+    (found,) = examine_site(folder)
+    assert (found.state, found.code) == ("wrong", "settings")
+    assert "ppfl site join" in found.advice
