@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 from pydantic import BaseModel, ConfigDict
 
 from ppfl.errors import RunError
@@ -17,7 +20,7 @@ PAPER = {"plain X-rays": 0.942, "encrypted X-rays": 0.933}
 """Accuracies that [BABK22, §4] reports for MobileNetV2, on four classes of another collection."""
 
 
-class Figure(BaseModel):
+class Estimate(BaseModel):
     """A figure and its 95 % confidence interval."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,10 +65,10 @@ class RowResult(BaseModel):
     rounds: int
     train_images: int
     test_images: int
-    accuracy: Figure
+    accuracy: Estimate
     macro_auroc: float | None
     chance: float
-    less_than_plain: Figure | None = None
+    less_than_plain: Estimate | None = None
     leakage: dict[str, float]
     attacks: dict[str, Attack]
     minutes: float
@@ -80,7 +83,7 @@ def write_reproduction(
     title: str,
     about: Sequence[str],
 ) -> None:
-    """Write ``reproduction.html`` and ``reproduction.csv``.
+    """Write ``reproduction.html``, the table as ``.csv``, and the pictures alone as ``.png``.
 
     Args:
         folder: where to.
@@ -106,6 +109,7 @@ def write_reproduction(
     try:
         (folder / "reproduction.html").write_text(page, encoding="utf-8")
         (folder / "reproduction.csv").write_text(_csv(rows, attacks), encoding="utf-8")
+        (folder / "reproduction.png").write_bytes(_sheet(rows, pictures))
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror}") from None
 
@@ -133,3 +137,24 @@ def _csv(rows: Sequence[RowResult], attacks: Sequence[str]) -> str:
             + [row.minutes, row.model_sha256]
         )
     return text.getvalue()
+
+
+def _sheet(rows: Sequence[RowResult], pictures: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """All pictures in one PNG: a row each, a column for each caption."""
+    captions = list(dict.fromkeys(caption for row in rows for caption in pictures[row.key]))
+    size = (1.6 * len(captions) + 1.2, 1.6 * len(rows) + 0.4)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    grid = figure.subplots(len(rows), len(captions), squeeze=False)
+    for row, line in zip(rows, grid, strict=True):
+        line[0].set_ylabel(textwrap.fill(f"({row.key}) {row.name}", 18), fontsize=8)
+        for caption, axes in zip(captions, line, strict=True):
+            axes.set(xticks=[], yticks=[])
+            axes.set_frame_on(False)
+            if png := pictures[row.key].get(caption):
+                pixels = imread(io.BytesIO(png))
+                axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for caption, axes in zip(captions, grid[0], strict=True):
+        axes.set_title(textwrap.fill(caption, 18), fontsize=8)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

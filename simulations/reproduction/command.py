@@ -19,7 +19,7 @@ from ppfl.errors import SettingsError
 from ppfl.learning.images import load_images
 from ppfl.learning.intervals import Interval, accuracy_interval, difference_interval
 from ppfl.learning.sources import read_records
-from ppfl.report import PAPER, Figure, RowResult, write_reproduction
+from ppfl.report import PAPER, Estimate, RowResult, write_reproduction
 from ppfl.xray import write_phantoms
 from simulations.progress import RunProgress
 from simulations.reproduction.leaks import Leaks, measure_leaks, public_xrays
@@ -131,7 +131,7 @@ def _result(
         found = difference_interval(
             plain.correct, plain.groups, predictions.correct, predictions.groups, seed=study.seed
         )
-        less = _figure(found)
+        less = _estimate(found)
     right = accuracy_interval(predictions.correct, predictions.groups, seed=study.seed)
     told = outcome.summary
     return RowResult(
@@ -142,7 +142,7 @@ def _result(
         rounds=len(told.rounds),
         train_images=outcome.train_images,
         test_images=len(predictions.labels),
-        accuracy=_figure(right),
+        accuracy=_estimate(right),
         macro_auroc=told.test.get("macro_auroc"),
         chance=_chance(predictions),
         less_than_plain=less,
@@ -162,8 +162,8 @@ def _chance(predictions: Predictions) -> float:
     return float(true @ given)
 
 
-def _figure(interval: Interval) -> Figure:
-    return Figure(**asdict(interval))
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(**asdict(interval))
 
 
 def _title(quick: bool) -> str:
