@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from ppfl.errors import RunError
 
 PAPER = {"plain X-rays": 0.942, "encrypted X-rays": 0.933}
-"""Accuracies that [BABK22, §4] reports for MobileNetV2, on four classes of another collection."""
+"""Accuracies that the paper (arXiv 2203.07728, §4) reports for MobileNetV2."""
 
 
 class Estimate(BaseModel):
@@ -52,8 +52,9 @@ class RowResult(BaseModel):
     """One row: what was trained on, how well the model did, and what an outsider sees.
 
     ``chance`` is the accuracy of answers as frequent as the model's that do not depend on the
-    image. ``less_than_plain`` is the plain row's accuracy minus this one's, on the same X-rays.
-    ``leakage`` holds the fields of ``ppfl.xray.leakage.Leakage``; ``attacks`` goes by name.
+    image. ``less_than_plain`` is the accuracy of the plain row ``compared_with`` minus this one's,
+    on the same patients. ``leakage`` holds the fields of ``ppfl.xray.leakage.Leakage``, ``attacks``
+    goes by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,14 +62,20 @@ class RowResult(BaseModel):
     key: str
     name: str
     encryption: str
+    sites: int
+    classes: tuple[str, ...]
+    protection: str
     size: int
     rounds: int
+    local_epochs: int
+    learning_rate: float
     train_images: int
     test_images: int
     accuracy: Estimate
     macro_auroc: float | None
     chance: float
     less_than_plain: Estimate | None = None
+    compared_with: str = ""
     leakage: dict[str, float]
     attacks: dict[str, Attack]
     minutes: float
@@ -90,7 +97,7 @@ def write_reproduction(
         rows: the rows in their order.
         pictures: for each row's key PNG files by their captions, in order.
         title: the page's heading.
-        about: sentences on the data, the keys and the machine.
+        about: sentences on the data and the attacker.
 
     Raises:
         RunError: a file cannot be written.
@@ -106,10 +113,15 @@ def write_reproduction(
     page = environment.get_template("reproduction.html.j2").render(
         title=title, about=about, rows=rows, pictures=shown, attacks=attacks, paper=PAPER
     )
+    files = {
+        "reproduction.html": page.encode(),
+        "reproduction.csv": _csv(rows, attacks).encode(),
+        "reproduction.png": _sheet(rows, pictures),
+    }
     try:
-        (folder / "reproduction.html").write_text(page, encoding="utf-8")
-        (folder / "reproduction.csv").write_text(_csv(rows, attacks), encoding="utf-8")
-        (folder / "reproduction.png").write_bytes(_sheet(rows, pictures))
+        for name, content in files.items():
+            (folder / name).touch(mode=0o600)  # an X-ray of the data is on them
+            (folder / name).write_bytes(content)
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror}") from None
 
@@ -119,19 +131,22 @@ def _csv(rows: Sequence[RowResult], attacks: Sequence[str]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     leaks = list(rows[0].leakage) if rows else []
     writer.writerow(
-        ["row", "images", "size", "rounds", "train_images", "test_images"]
+        ["row", "images", "size", "rounds", "local_epochs", "learning_rate"]
+        + ["train_images", "test_images"]
         + ["accuracy", "accuracy_low", "accuracy_high", "chance", "macro_auroc"]
-        + ["less_than_plain", "less_low", "less_high", *leaks]
+        + ["less_than_plain", "less_low", "less_high", "compared_with", *leaks]
         + [f"{name}: within 8" for name in attacks]
         + ["minutes", "model_sha256"]
     )
     for row in rows:
         less = row.less_than_plain
         writer.writerow(
-            [row.key, row.name, row.size, row.rounds, row.train_images, row.test_images]
+            [row.key, row.name, row.size, row.rounds, row.local_epochs, row.learning_rate]
+            + [row.train_images, row.test_images]
             + [row.accuracy.value, row.accuracy.low, row.accuracy.high, row.chance]
             + ["" if row.macro_auroc is None else row.macro_auroc]
             + (["", "", ""] if less is None else [less.value, less.low, less.high])
+            + [row.compared_with]
             + [row.leakage[name] for name in leaks]
             + [row.attacks[name].within_8 if name in row.attacks else "" for name in attacks]
             + [row.minutes, row.model_sha256]
