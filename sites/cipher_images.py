@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -53,11 +56,13 @@ def code_book(site: SiteFile, kind: str, whose: str) -> CodeBook:
 
 
 def _fresh(images: NDArray[np.uint8], site: SiteFile) -> NDArray[np.uint8]:
-    digest = hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
-    kept = site.work / "cache" / f"cipher-{digest}.npy"
+    engine, secret = _engine(site)
+    # a plain digest would let anyone who sees the name check a guess of the pixels
+    digest = hmac.new(secret, f"{images.shape}\n".encode() + images.tobytes(), hashlib.sha256)
+    kept = site.work / "cache" / f"cipher-{digest.hexdigest()}.npy"
     if found := read_arrays(kept, (*images.shape, 3)):
         return found[0]
-    made = encrypt_pixels(images, _engine(site)[0])
+    made = encrypt_pixels(images, engine)
     write_arrays(kept, made)
     return made
 
@@ -75,14 +80,15 @@ def _engine(site: SiteFile) -> tuple[Engine, bytes]:
 def _own_secret(path: Path) -> bytes:
     """The site's own secret, made at its first use, for its owner's eyes only."""
     try:
+        handle, part = tempfile.mkstemp(dir=path.parent)  # mode 0600
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            secret = path.read_bytes()
-        else:
-            secret = secrets.token_bytes(_SECRET_BYTES)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secret)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(_SECRET_BYTES))
+            with suppress(FileExistsError):
+                os.link(part, path)  # whole or not at all, and never in place of an older one
+        finally:
+            os.unlink(part)
+        secret = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     if len(secret) != _SECRET_BYTES:

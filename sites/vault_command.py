@@ -52,7 +52,7 @@ def _seal(
 
     Example: ppfl vault seal xrays vault --key public.key
     """
-    records = read_records(source, missing_ok=True)
+    records = read_records(source, causes=True, missing_ok=True)
     sources = [VaultSource(record.path, record.label, record.group) for record in records]
     place = ledger or (source if source.is_dir() else source.parent) / ".ppfl-vault.jsonl"
     vault_key = VaultKey(read_public_key(key))

@@ -45,8 +45,17 @@ class XRays:
         """
         return to_cipher_images(self._plain(split), self._site, self._study)
 
-    def _plain(self, split: SplitName) -> ImageSet:
+    def records(self, split: SplitName) -> tuple[ImageRecord, ...]:
+        """The split's X-rays, in no particular order; in a vault a path is that of its file.
+
+        Raises:
+            PpflError: as for ``images``.
+        """
         records: tuple[ImageRecord, ...] = getattr(self._split, split)
+        return records
+
+    def _plain(self, split: SplitName) -> ImageSet:
+        records = self.records(split)
         if split == "train" and not records:
             raise DataError(f"{self._site.data}: no image to train on")
         size = self._study.images.size

@@ -44,7 +44,11 @@ class ImageRecord:
 
 
 def read_records(
-    folder: Path, *, classes: Sequence[str] = (), missing_ok: bool = False
+    folder: Path,
+    *,
+    classes: Sequence[str] = (),
+    causes: bool = False,
+    missing_ok: bool = False,
 ) -> list[ImageRecord]:
     """The X-rays of a folder or CSV table, sorted by path, which is absolute.
 
@@ -57,7 +61,8 @@ def read_records(
 
     Class names are the same if they differ only in case, spaces, hyphens and underscores. With
     ``classes``, other classes are left out and labels are spelled as there; Kermany's PNEUMONIA
-    then becomes Bacterial_Pneumonia or Viral_Pneumonia if these are asked for.
+    then becomes Bacterial_Pneumonia or Viral_Pneumonia if these are asked for, or, without classes,
+    if the ``causes`` are.
 
     Images are files of the usual suffixes, .dcm, and those without a suffix (or with a number for
     one) that begin as DICOM files do.
@@ -81,7 +86,11 @@ def read_records(
     found = sorted(found, key=lambda entry: entry.path)
     kept = []
     for entry in found:
-        label = _spell(entry, spelling, closed=bool(classes))
+        if classes:
+            label = match_class(entry.cause, classes) or match_class(entry.label, classes)
+        else:
+            label = entry.cause if causes and entry.cause else entry.label
+            label = spelling.setdefault(_key(label), label)
         if label:
             kept.append((entry, label))
     if not kept:
@@ -100,8 +109,15 @@ def read_records(
 
 
 def match_class(label: str, classes: Sequence[str]) -> str:
-    """The class that a label means, spelled as the classes are, or empty if it is none of them."""
-    return {_key(name): name for name in classes}.get(_key(label), "")
+    """The class that a label means, spelled as the classes are, or empty if it is none of them.
+
+    A pneumonia of known cause is a pneumonia where the classes do not ask for causes.
+    """
+    spelling = {_key(name): name for name in classes}
+    if found := spelling.get(_key(label)):
+        return found
+    known = _key(label) in map(_key, _CAUSE_CLASS.values())
+    return spelling.get("pneumonia", "") if known else ""
 
 
 def layout_of(folder: Path) -> str:
@@ -158,13 +174,6 @@ class _Entry:
 
 def _key(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
-
-
-def _spell(entry: _Entry, spelling: dict[str, str], *, closed: bool) -> str:
-    """The entry's label as all others spell it, or empty if it is of no class asked for."""
-    if not closed:
-        return spelling.setdefault(_key(entry.label), entry.label)
-    return spelling.get(_key(entry.cause)) or spelling.get(_key(entry.label), "")
 
 
 def _table_of(folder: Path) -> Path | None:

@@ -104,5 +104,5 @@ class StudyModel:
         if (images.ndim == 4) != (self.cipher != "none"):
             raise ModelError(
                 f"the model reads images with cipher = {self.cipher}, these are others",
-                hint="docs/reproduction.md: only its own site can make them",
+                hint="ppfl evaluate and predict read models of X-rays; see docs/reproduction.md",
             )

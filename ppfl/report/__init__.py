@@ -1,13 +1,13 @@
 """Figures and pages made from a run's journal, and from several runs' results."""
 
 from ppfl.report.page import write_report
-from ppfl.report.reproduction import PAPER, Attack, Figure, RowResult, write_reproduction
+from ppfl.report.reproduction import PAPER, Attack, Estimate, RowResult, write_reproduction
 from ppfl.report.summary import Summary, summarise
 
 __all__ = [
     "PAPER",
     "Attack",
-    "Figure",
+    "Estimate",
     "RowResult",
     "Summary",
     "summarise",

@@ -1,12 +1,16 @@
 """Cipher images: X-rays in which every pixel is replaced by bytes of its ciphertext [BABK22].
 
-This is no encryption. A network learns from a ciphertext only what it tells of the pixel, and
-encryption is that it tells nothing [GM84]. So a network can be trained on ciphertexts only if
-equal pixels give equal ciphertexts: if the randomness is fixed. What then remains is a code book of
-256 entries, in which all structure of the picture is kept. With fresh randomness for each
-pixel, as Paillier's scheme prescribes, nothing can be learnt.
+This is no encryption. To a network that takes them for numbers and has no key, ciphertexts teach
+only what they leak, and encryption is that they leak nothing [GM84]. (Computing under the
+encryption, as fully homomorphic schemes can and Paillier's cannot, is another matter: its result is
+encrypted, too.) So such a network can be trained only if equal pixels give equal ciphertexts,
+that is if the randomness is fixed. What remains is a code book of 256 entries, in which all
+structure of the picture is kept. With fresh randomness for each pixel, as Paillier's scheme
+prescribes, nothing is learnt.
 
-A pixel m in [0, 255] has the ciphertext c(m) = (1 + N)^m · ρ mod N², Paillier's with s = 1.
+A pixel m in [0, 255] has the ciphertext c(m) = (1 + N)^m · ρ mod N², Paillier's with s = 1. Under
+one ρ that is ρ + N·(m·ρ mod N) mod N²: the book's entries are no 256 free numbers, but lie in equal
+steps of ρ modulo N, so that two known entries give all others.
 
 [BABK22] W. Boulila, A. Ammar, B. Benjdira, A. Koubaa, "Securing the Classification of COVID-19 in
 Chest X-ray Images: A Privacy-Preserving Deep Learning Approach", 2022, arXiv 2203.07728, §3.

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ppfl.errors import SettingsError
-from ppfl.learning.images import load_images
-from ppfl.learning.intervals import Interval, accuracy_interval, difference_interval
-from ppfl.learning.sources import read_records
-from ppfl.report import PAPER, Figure, RowResult, write_reproduction
+from ppfl.learning.sources import ImageRecord, read_records
+from ppfl.report import PAPER, RowResult, write_reproduction
 from ppfl.xray import write_phantoms
 from simulations.progress import RunProgress
-from simulations.reproduction.leaks import Leaks, measure_leaks, public_xrays
-from simulations.reproduction.rows import (
-    MORE,
-    ROWS,
-    Outcome,
-    Predictions,
-    Row,
-    prepare_row,
-    run_row,
-    scenario_of,
-    site_files,
-)
-from simulations.scenario import Scenario
+from simulations.reproduction.leaks import choose_public
+from simulations.reproduction.results import compare, finish_row, read_pictures, read_row
+from simulations.reproduction.rows import MORE, ROWS, Row, prepare_row, row_scenario, run_row
 
 _talk = Console(stderr=True)
 _QUICK_COUNTS = {"Normal": 240, "Effusion": 240}
@@ -49,9 +34,7 @@ def reproduce(
     ] = False,
     only: Annotated[str, typer.Option(help="some rows, such as a,c")] = "",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
-    out: Annotated[Path, typer.Option(help="folder; what is done there is not repeated")] = Path(
-        "runs/reproduce"
-    ),
+    out: Annotated[Path | None, typer.Option(help="what is done there is not repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Train and test on plain X-rays, on the vault, and on cipher images; measure what each leaks.
@@ -60,132 +43,87 @@ def reproduce(
     """
     if quick == (data is not None):
         raise SettingsError("either --quick or --data FOLDER", hint="--quick draws phantoms")
-    rows = _chosen([*ROWS, *(MORE if more else ())], only)
+    rows = _chosen(more, only)
+    out = out or Path("runs") / ("reproduce-quick" if quick else "reproduce")
     out.mkdir(parents=True, exist_ok=True)
     data = _draw(out) if data is None else data
-    results, pictures, plain = [], {}, None
+    scenarios = {
+        row.key: row_scenario(row, data=data, quick=quick, changes=changes or ()) for row in rows
+    }
+    first = next(iter(scenarios.values())).study
+    public = choose_public(read_records(data), first["classes"], seed=first["seed"])
     for row in rows:
         folder = out / row.key
         _talk.print(f"({row.key}) {row.name}")
-        scenario = scenario_of(row, data=data, quick=quick, changes=changes or ())
-        outcome, minutes = _train(scenario, folder)
-        plain = outcome.predictions if row.key == "a" else plain
-        leaks = _leaks(outcome, folder, data)
-        results.append(_result(row, outcome, plain, leaks, minutes))
-        pictures[row.key] = leaks.pictures
-        write_reproduction(
-            out, results, pictures, title=_title(quick), about=_about(outcome, quick)
-        )
+        prepare_row(scenarios[row.key], folder)
+        if read_row(folder) is None:
+            with RunProgress(folder, _talk):
+                outcome = run_row(folder)
+            _talk.print("  measuring what it leaks")
+            finish_row(row, outcome, folder, public)
+        results = _write(out, quick=quick, public=public)
+    _talk.print(f"{out}: pages and pictures show an X-ray of the data; they are for you alone")
     if as_json:
         typer.echo(json.dumps([result.model_dump() for result in results]))
     else:
         _show(results, out)
 
 
-def _chosen(rows: Sequence[Row], only: str) -> list[Row]:
+def _chosen(more: bool, only: str) -> list[Row]:
+    every = {row.key: row for row in (*ROWS, *MORE)}
     wanted = [key.strip() for key in only.split(",") if key.strip()]
-    known = [row.key for row in rows]
-    if strange := [key for key in wanted if key not in known]:
-        raise SettingsError(f"--only {strange[0]}: rows are {', '.join(known)}")
-    return [row for row in rows if row.key in wanted or not wanted]
+    if strange := [key for key in wanted if key not in every]:
+        raise SettingsError(f"--only {strange[0]}: rows are {', '.join(every)}")
+    if wanted:
+        return [row for key, row in every.items() if key in wanted]
+    return [*ROWS, *(MORE if more else ())]
 
 
 def _draw(out: Path) -> Path:
-    """Where the phantoms lie; those of a class that is not trained on are the attacker's."""
+    """Where the phantoms lie; those of classes that are not trained on are the attacker's."""
     place = out / "phantoms"
     write_phantoms(place, counts=_QUICK_COUNTS, size=64, seed=2022)
     write_phantoms(place, counts=_PUBLIC_COUNTS, size=64, seed=2022, patients_prefix="pub")
     return place
 
 
-def _train(scenario: Scenario, folder: Path) -> tuple[Outcome, float]:
-    """What a row came to, and the minutes it took, in this run or in the one that did it."""
-    spent = folder / "minutes.json"
-    before = json.loads(spent.read_text()) if spent.exists() else 0.0
-    began = time.monotonic()
-    prepare_row(scenario, folder)
-    with RunProgress(folder, _talk):
-        outcome = run_row(folder)
-    minutes: float = before or round((time.monotonic() - began) / 60, 2)
-    spent.write_text(json.dumps(minutes))
-    return outcome, minutes
-
-
-def _leaks(outcome: Outcome, folder: Path, data: Path) -> Leaks:
-    sites = site_files(outcome.study, folder)
-    public = public_xrays(outcome.study, data)
-    if not len(public):
-        # nobody else's X-rays: the attacker is the hospital that is last in the study
-        records = read_records(sites[-1].data, classes=outcome.study.classes)
-        classes, size = outcome.study.classes, outcome.study.images.size
-        public = load_images(records, classes=classes, size=size).images
-    return measure_leaks(outcome.study, sites[0], public)
-
-
-def _result(
-    row: Row, outcome: Outcome, plain: Predictions | None, leaks: Leaks, minutes: float
-) -> RowResult:
-    study, predictions = outcome.study, outcome.predictions
-    less = None
-    if plain is not None and row.key != "a":
-        found = difference_interval(
-            plain.correct, plain.groups, predictions.correct, predictions.groups, seed=study.seed
-        )
-        less = _figure(found)
-    right = accuracy_interval(predictions.correct, predictions.groups, seed=study.seed)
-    told = outcome.summary
-    return RowResult(
-        key=row.key,
-        name=row.name,
-        encryption=row.encryption,
-        size=study.images.size,
-        rounds=len(told.rounds),
-        train_images=outcome.train_images,
-        test_images=len(predictions.labels),
-        accuracy=_figure(right),
-        macro_auroc=told.test.get("macro_auroc"),
-        chance=_chance(predictions),
-        less_than_plain=less,
-        leakage=leaks.leakage,
-        attacks=leaks.attacks,
-        minutes=minutes,
-        model_sha256=told.closed.model_sha256 if told.closed else "",
+def _write(out: Path, *, quick: bool, public: Sequence[ImageRecord]) -> list[RowResult]:
+    """The results of all rows that are done in the folder, after the page on them was written."""
+    done = [out / row.key for row in (*ROWS, *MORE)]
+    found = [(folder, result) for folder in done if (result := read_row(folder)) is not None]
+    results = compare(found)
+    write_reproduction(
+        out,
+        results,
+        {folder.name: read_pictures(folder) for folder, _ in found},
+        title="Training on encrypted X-rays" + (", on phantoms" if quick else ""),
+        about=_about(results[0], quick=quick, public=public),
     )
+    return results
 
 
-def _chance(predictions: Predictions) -> float:
-    """The accuracy of answers as frequent as these, but independent of the image."""
-    classes = predictions.probabilities.shape[1]
-    images = len(predictions.labels)
-    true = np.bincount(predictions.labels, minlength=classes) / images
-    given = np.bincount(predictions.probabilities.argmax(axis=1), minlength=classes) / images
-    return float(true @ given)
-
-
-def _figure(interval: Interval) -> Figure:
-    return Figure(**asdict(interval))
-
-
-def _title(quick: bool) -> str:
-    return "Training on encrypted X-rays" + (", on phantoms" if quick else "")
-
-
-def _about(outcome: Outcome, quick: bool) -> list[str]:
-    study, started = outcome.study, outcome.summary.started
-    what = "synthetic phantoms, which say nothing about patients" if quick else "X-rays"
-    said = [
-        f"{len(study.federation.sites)} simulated hospitals share {what} of the classes "
-        f"{', '.join(study.classes)}; patients are tested whom no hospital trained on."
+def _about(result: RowResult, *, quick: bool, public: Sequence[ImageRecord]) -> list[str]:
+    what = "synthetic phantoms, which say nothing about patients," if quick else "X-rays"
+    classes = sorted({record.label for record in public})
+    attacker = (
+        f"{len(public)} X-rays of other classes ({', '.join(classes)}) and other patients"
+        if public
+        else "the X-rays of the hospital named last, because the data has none of other classes"
+    )
+    return [
+        f"{result.sites} simulated hospitals share {what} of the classes "
+        f"{', '.join(result.classes)}. Tested are patients whom no hospital trained on. Updates "
+        f"were protected by {result.protection}.",
+        f"The attacker looks at up to 200 X-rays of one hospital and has beforehand {attacker}.",
     ]
-    if started:
-        said.append(f"Updates were protected by {started.protection}.")
-    return said
 
 
 def _show(results: Sequence[RowResult], out: Path) -> None:
     table = Table(box=box.SIMPLE_HEAD, caption="brackets: 95 %, bootstrap over patients")
-    for heading in ("", "the network sees", "accuracy, %", "less than (a)", "chance, %", "min"):
-        table.add_column(heading, justify="left" if "sees" in heading else "right")
+    table.add_column("")
+    table.add_column("the network sees", min_width=20)
+    for heading in ("accuracy, %", "less than plain", "chance, %", "min"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, accuracy in PAPER.items():
         table.add_row("", f"the paper: {name}", f"{100 * accuracy:.1f}", "", "", "")
     for row in results:
@@ -194,7 +132,7 @@ def _show(results: Sequence[RowResult], out: Path) -> None:
             row.key,
             row.name,
             row.accuracy.percent(),
-            less.percent(signed=True) if less else "",
+            f"{less.percent(signed=True)} ({row.compared_with})" if less else "",
             f"{100 * row.chance:.1f}",
             f"{row.minutes:.1f}",
         )

@@ -1,20 +1,17 @@
-"""What an outsider sees of a row's X-rays, what that leaks, and what attacks make of it."""
+"""What is seen of a row's X-rays, what that leaks, and what attacks make of it."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ppfl.crypto import read_private_key
+from ppfl.errors import DataError
 from ppfl.learning.images import load_images
-from ppfl.learning.sources import read_records
+from ppfl.learning.sources import ImageRecord
 from ppfl.report import Attack
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.attacks import (
@@ -23,17 +20,18 @@ from ppfl.xray.attacks import (
     quotient_attack,
     score_recovery,
 )
-from ppfl.xray.leakage import measure_leakage
-from ppfl.xray.pictures import shrink
-from ppfl.xray.vault import Failure, is_vault, open_folder
-from ppfl.xray.vault_file import VaultKey
+from ppfl.xray.leakage import measure_leakage, pack_colours
+from ppfl.xray.pictures import shrink, to_png
+from ppfl.xray.vault import is_vault
+from ppfl.xray.vault_file import VaultKey, open_image
 from sites.cipher_images import code_book
 from sites.xrays import XRays
 
-_LOOKED_AT = 200  # X-rays that an outsider sees
-_RESTORED = 20  # of these, at the end; the attacker knows some of those before them
+_LOOKED_AT = 200  # X-rays that are seen
+_RESTORED = 20  # of these, those that are attacked, and of which the attacker knows none
 _KNOWN = (1, 10)
 _PUBLIC = 400
+_COLOURS = 256  # of a code book at most
 
 _Greys = NDArray[np.uint8]
 
@@ -47,74 +45,123 @@ class Leaks:
     pictures: dict[str, bytes]
 
 
-def measure_leaks(study: Study, site: SiteFile, public: _Greys) -> Leaks:
-    """What one site's X-rays leak to an attacker who has ``public`` X-rays (m, size, size).
+def measure_leaks(study: Study, sites: Sequence[SiteFile], public: Sequence[ImageRecord]) -> Leaks:
+    """What the first site's X-rays leak to whoever sees them as the row shows them.
+
+    That is the network's input, or what lies on the disk where it is a vault. The attacker has the
+    ``public`` X-rays beforehand; where there are none, those of the last site.
 
     Raises:
-        PpflError: the site's data cannot be read.
+        PpflError: the site's data cannot be read, or is too little to know some and attack others.
     """
-    plain, seen = _vault_view(study, site) if is_vault(site.data) else _network_view(study, site)
+    site = sites[0]
+    in_vault = is_vault(site.data)
+    plain, seen = _on_the_disk(study, site) if in_vault else _to_the_network(study, site)
+    if len(plain) <= max(_KNOWN):
+        raise DataError(f"{site.name} has {len(plain)} X-rays: too few to attack some of them")
+    restored = min(_RESTORED, len(plain) - max(_KNOWN))
+    truth = plain[:restored]
     leakage = asdict(measure_leakage(plain, seen, generator=np.random.default_rng(study.seed)))
-    truth, target = plain[-_RESTORED:], seen[-_RESTORED:]
-    pictures = {"the X-ray": truth[0], "what an outsider sees": target[0]}
+    shown = "what lies on the disk" if in_vault else "what the network sees"
+    pictures = {"the X-ray": truth[0], shown: seen[0]}
     attacks: dict[str, Attack] = {}
-    if study.images.cipher != "none" or is_vault(site.data):
-        for name, restored in _attack(study, site, truth, seen, plain, public):
-            pictures[name] = restored[0]
-            attacks[name] = Attack(**asdict(score_recovery(truth, restored)))
-    return Leaks(leakage, attacks, {caption: _png(p) for caption, p in pictures.items()})
+    if in_vault or study.images.cipher != "none":
+        before = _public_images(study, sites[-1], public)
+        for name, found in _attack(study, site, truth, plain, seen, before):
+            pictures[name] = found[0]
+            attacks[name] = Attack(**asdict(score_recovery(truth, found)))
+    return Leaks(leakage, attacks, {caption: to_png(p) for caption, p in pictures.items()})
 
 
-def public_xrays(study: Study, data: Path) -> _Greys:
-    """The X-rays in the data that no site of the study has: those of other classes; maybe none."""
-    records = [r for r in read_records(data) if r.label not in study.classes][:_PUBLIC]
-    labels = sorted({record.label for record in records})
-    return load_images(records, classes=labels, size=study.images.size).images
+def choose_public(
+    records: Sequence[ImageRecord], classes: Sequence[str], *, seed: int
+) -> list[ImageRecord]:
+    """X-rays of other classes and other patients than the study's, at random; maybe none."""
+    patients = {record.group for record in records if record.label in classes}
+    others = [r for r in records if r.label not in classes and r.group not in patients]
+    order = np.random.default_rng(seed).permutation(len(others))[:_PUBLIC]
+    return [others[i] for i in sorted(order)]
 
 
 def _attack(
-    study: Study, site: SiteFile, truth: _Greys, seen: _Greys, plain: _Greys, public: _Greys
+    study: Study, site: SiteFile, truth: _Greys, plain: _Greys, seen: _Greys, public: _Greys
 ) -> Iterator[tuple[str, _Greys]]:
-    """The target X-rays as each attack restores them, by the attack's name."""
-    target = seen[-_RESTORED:]
-    shared = study.images.cipher == "unsafe_low_byte"
-    yield "frequencies", frequency_attack(seen, public, shared=shared).decode(target)
+    """The attacked X-rays as each attack restores them, by the attack's name.
+
+    Where the colours are no code book, each channel is attacked by itself, and what comes nearest
+    to the truth is taken: more than an attacker could choose.
+    """
+    step = np.uint8(2 ** (8 - study.images.cipher_bits))  # between greys that are not cut off
+    views = [seen]
+    if len(np.unique(pack_colours(seen))) > _COLOURS:
+        views = [np.repeat(seen[..., [channel]], 3, axis=-1) for channel in range(3)]
+    # a byte of a ciphertext may stand for several greys
+    bytes_only = study.images.cipher in ("none", "unsafe_low_byte", "fresh_randomness")
+    target = slice(0, len(truth))
+
+    def best(candidates: list[_Greys]) -> _Greys:
+        # the greys that a cut-off pixel may have had: their middle
+        found = [greys * step + step // 2 for greys in candidates]
+        return max(found, key=lambda greys: score_recovery(truth, greys).correlation)
+
+    yield (
+        "frequencies",
+        best(
+            [
+                frequency_attack(view, public // step, shared=bytes_only).decode(view[target])
+                for view in views
+            ]
+        ),
+    )
     for k in _KNOWN:
-        book = known_plaintext_attack(seen, known_cipher=seen[:k], known_plain=plain[:k])
-        yield f"{k} X-rays known" if k > 1 else "1 X-ray known", book.decode(target)
-    kind = study.images.cipher
-    if kind in ("unsafe_fixed_randomness", "unsafe_no_randomness"):
-        ours = code_book(site, kind, study.images.cipher_secret)
-        levels, symbols = np.unique(truth, return_inverse=True)
-        ciphertexts = [ours.ciphertexts[level] for level in levels]
-        greys = quotient_attack(ciphertexts, ours.N)
+        found = []
+        for view in views:
+            book = known_plaintext_attack(
+                view, known_cipher=view[-k:], known_plain=plain[-k:] // step
+            )
+            found.append(book.decode(view[target]))
+        yield f"{k} X-rays known" if k > 1 else "1 X-ray known", best(found)
+    if study.images.cipher in ("unsafe_fixed_randomness", "unsafe_no_randomness"):
+        book_of_site = code_book(site, study.images.cipher, study.images.cipher_secret)
+        levels, symbols = np.unique(truth // step * step, return_inverse=True)
+        ciphertexts = [book_of_site.ciphertexts[level] for level in levels]
+        greys = quotient_attack(ciphertexts, book_of_site.N)
         yield "whole ciphertexts, public key", greys[symbols].reshape(truth.shape)
 
 
-def _network_view(study: Study, site: SiteFile) -> tuple[_Greys, _Greys]:
-    """X-rays (n, h, w) and (n, h, w, 3) as the network sees them."""
-    images = study.images.model_copy(update={"cipher": "none"})
-    plain = XRays(site, study.model_copy(update={"images": images})).images("train").images
+def _to_the_network(study: Study, site: SiteFile) -> tuple[_Greys, _Greys]:
+    """X-rays (n, h, w) and (n, h, w, 3) as the network sees them, patient by patient."""
+    plain = XRays(site, _without_cipher(study)).images("train")
     seen = XRays(site, study).images("train").images
     seen = np.repeat(seen[..., np.newaxis], 3, axis=-1) if seen.ndim == 3 else seen
-    return plain[:_LOOKED_AT], seen[:_LOOKED_AT]
+    order = np.argsort(plain.groups, kind="stable")[:_LOOKED_AT]
+    return plain.images[order], seen[order]
 
 
-def _vault_view(study: Study, site: SiteFile) -> tuple[_Greys, _Greys]:
-    """X-rays (n, h, w), and as many bytes of their files as grey pictures (n, h, w, 3)."""
-    assert site.key is not None  # noqa: S101 - a vault was made with one
+def _on_the_disk(study: Study, site: SiteFile) -> tuple[_Greys, _Greys]:
+    """X-rays (n, h, w), and the last bytes of their files as grey pictures (n, h, w, 3)."""
+    if site.key is None:
+        raise DataError(f"site {site.name}: a vault, but there is no key")
     private = read_private_key(site.key, passphrase=site.passphrase())
     key = VaultKey(private.public, private, engine=site.engine)
+    records = sorted(XRays(site, study).records("train"), key=lambda record: record.group)
     size, plain, seen = study.images.size, [], []
-    for path, found in islice(open_folder(site.data, key), _LOOKED_AT):
-        if not isinstance(found, Failure):
-            plain.append(np.asarray(shrink(found.pixels, bits=found.bits, size=size)))
-            last = path.read_bytes()[-size * size :]
-            seen.append(np.frombuffer(last, np.uint8).reshape(size, size, 1).repeat(3, axis=-1))
+    for record in records[:_LOOKED_AT]:
+        data = record.path.read_bytes()
+        found = open_image(data, key)
+        plain.append(np.asarray(shrink(found.pixels, bits=found.bits, size=size)))
+        last = np.resize(np.frombuffer(data, np.uint8)[-size * size :], (size, size, 1))
+        seen.append(last.repeat(3, axis=-1))
     return np.array(plain), np.array(seen)
 
 
-def _png(picture: _Greys) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
+def _public_images(study: Study, last: SiteFile, public: Sequence[ImageRecord]) -> _Greys:
+    if not public:
+        return XRays(last, _without_cipher(study)).images("train").images[:_PUBLIC]
+    labels = sorted({record.label for record in public})
+    return load_images(public, classes=labels, size=study.images.size).images
+
+
+def _without_cipher(study: Study) -> Study:
+    images = study.images.model_copy(update={"cipher": "none"})
+    return study.model_copy(update={"images": images})

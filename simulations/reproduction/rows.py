@@ -1,19 +1,22 @@
-"""The rows of the experiment: one federated training each, which differ in the images alone."""
+"""The rows of the experiment: one federated training each, which show X-rays in different ways."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.errors import RunError
+from ppfl.errors import DataError, RunError
 from ppfl.federation import read_journal
+from ppfl.federation.journal import AnyEvent, StudyStarted
 from ppfl.learning.study_model import StudyModel
 from ppfl.report import Summary, summarise
-from ppfl.settings import SiteFile, Study
+from ppfl.settings import SiteFile, Study, read_settings
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from simulations.scenario import Scenario, read_scenario
@@ -62,7 +65,7 @@ ROWS = (
     Row(
         "d",
         "cipher images, fixed randomness, % 256",
-        "No. A code book that cannot even be opened by who holds the key.",
+        "No. A code book; a byte alone can no longer be decrypted by anyone.",
         ("images.cipher=unsafe_low_byte",),
     ),
     Row(
@@ -81,6 +84,7 @@ ROWS = (
 )
 
 MORE = (
+    Row("al", "plain X-rays, trained as long as (c)", "None.", longer=True),
     Row(
         "c4",
         "as (c), 4 bits of each pixel",
@@ -91,14 +95,14 @@ MORE = (
     Row(
         "g",
         "as (c4), each site its own ρ",
-        "No. As c4, but what breaks one site's code book does not break another's.",
+        "No. A code book for each site, which the public key opens all the same.",
         (_FIXED, "images.cipher_bits=4", _OWN),
         longer=True,
     ),
     Row(
         "h",
         "as (g), stem local to each site",
-        "No. As c4, but what breaks one site's code book does not break another's.",
+        "No. A code book for each site, which the public key opens all the same.",
         (_FIXED, "images.cipher_bits=4", _OWN, 'model.local_layers=["features.0"]'),
         longer=True,
     ),
@@ -125,18 +129,42 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """A row after its training: its study, how the run went, and what its models say."""
+    """A row after its training: its study, how the run went, and what its models say.
+
+    ``minutes`` are from enrolment to test; making keys and sealing a vault is not in them.
+    """
 
     study: Study
     summary: Summary
     predictions: Predictions
     train_images: int
+    minutes: float
+
+
+def row_scenario(row: Row, *, data: Path, quick: bool, changes: Sequence[str]) -> Scenario:
+    """A row's scenario on some data, with the row's changes and then others."""
+    source = "reproduce-quick" if quick else "reproduce"
+    longer = _LONGER if row.longer and not quick else ()
+    return read_scenario(source, data=data, changes=[*row.changes, *longer, *changes])
 
 
 def prepare_row(scenario: Scenario, folder: Path) -> None:
-    """Make the folder of a row, if it was not made before."""
-    if not (folder / "study.toml").exists():
-        prepare(scenario, folder)
+    """Make the folder of a row, if it was not made before.
+
+    Raises:
+        RunError: it was made for other settings.
+        PpflError: as for ``prepare``.
+    """
+    if (folder / "study.toml").exists():
+        kept = read_settings(folder / "scenario.toml", Scenario)
+        if kept != scenario:
+            raise RunError(
+                f"{folder}: was begun with other settings or other X-rays", hint="another --out"
+            )
+        return
+    if folder.exists():
+        shutil.rmtree(folder)  # begun and cut off: its key is lost with it
+    prepare(scenario, folder)
 
 
 def run_row(folder: Path) -> Outcome:
@@ -146,31 +174,20 @@ def run_row(folder: Path) -> Outcome:
         PpflError: the study failed; or its sites' models do not do as well as they told the
             coordinator, which cannot be.
     """
-    summary = _summary(folder)
-    if summary is None or summary.closed is None:
+    journal = folder / "journal.jsonl"
+    if not journal.exists() or summarise(read_journal(journal)).closed is None:
         run_in_process(folder)
-        summary = _summary(folder)
+    events = read_journal(journal)
+    summary = summarise(events)
     study = Study.read(folder / "study.toml")
     predictions, train_images = _predict(study, folder)
-    told = summary.test.get("accuracy") if summary else None
-    if summary is None or (told and abs(predictions.correct.mean() - told) > 1e-6):
+    told = summary.test.get("accuracy")
+    if told is not None and abs(predictions.correct.mean() - told) > 1e-6:
         raise RunError(
             f"{folder}: the models are right in {predictions.correct.mean():.4f} of cases, the "
-            f"federation said {told}"
+            f"federation said {told:.4f}"
         )
-    return Outcome(study, summary, predictions, train_images)
-
-
-def _summary(folder: Path) -> Summary | None:
-    journal = folder / "journal.jsonl"
-    return summarise(read_journal(journal)) if journal.exists() else None
-
-
-def scenario_of(row: Row, *, data: Path, quick: bool, changes: Sequence[str]) -> Scenario:
-    """A row's scenario on some data, with the row's changes and then others."""
-    source = "reproduce-quick" if quick else "reproduce"
-    longer = _LONGER if row.longer and not quick else ()
-    return read_scenario(source, data=data, changes=[*row.changes, *longer, *changes])
+    return Outcome(study, summary, predictions, train_images, _minutes(events))
 
 
 def site_files(study: Study, folder: Path) -> list[SiteFile]:
@@ -178,18 +195,30 @@ def site_files(study: Study, folder: Path) -> list[SiteFile]:
     return [SiteFile.read(folder / "sites" / name / "site.toml") for name in study.federation.sites]
 
 
+def _minutes(events: Sequence[AnyEvent]) -> float:
+    """What the run took, without the pauses before it was resumed."""
+    steps = [
+        (after.time - before.time).total_seconds()
+        for before, after in pairwise(events)
+        if not isinstance(after, StudyStarted)
+    ]
+    return round(sum(steps) / 60, 2)
+
+
 def _predict(study: Study, folder: Path) -> tuple[Predictions, int]:
     """The sites' predictions, and how many images they trained on."""
     probabilities, labels, groups, train_images = [], [], [], 0
     for site in site_files(study, folder):
         xrays = XRays(site, study)
-        train_images += len(xrays.images("train").labels)
+        train_images += len(xrays.records("train"))
         images = xrays.images("test")
         model = StudyModel.read(site.work / "model.safetensors")
         if len(images.labels):
             probabilities.append(model.predict(images.images))
             labels.append(images.labels)
             groups.append(np.array(images.groups))
+    if not labels:
+        raise DataError(f"{folder}: no site holds an X-ray to test on")
     found = Predictions(
         np.concatenate(probabilities), np.concatenate(labels), np.concatenate(groups)
     )

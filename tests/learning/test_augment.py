@@ -95,3 +95,13 @@ def test_contrast_and_brightness_stay_small() -> None:
 def test_an_edge_is_repeated_rather_than_black() -> None:
     bright = augment(torch.full((100, 1, 16, 16), 0.8), generator())
     torch.testing.assert_close(bright.amin(dim=(2, 3)), bright.amax(dim=(2, 3)))
+
+
+def test_cipher_images_are_moved_but_never_mixed() -> None:
+    colours = torch.randint(0, 256, (7, 3), generator=generator()).float() / 255
+    picture = colours[torch.randint(0, 7, (4, 32, 32), generator=generator(2))]
+    batch = picture.permute(0, 3, 1, 2)
+    moved = augment(batch, generator(3))
+    assert not torch.equal(moved, batch)
+    found = {tuple(colour.tolist()) for colour in moved.permute(0, 2, 3, 1).reshape(-1, 3)}
+    assert found <= {tuple(colour.tolist()) for colour in colours}

@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from ppfl.errors import DataError
 from ppfl.learning.images import load_images
-from ppfl.learning.sources import ImageRecord, layout_of, read_records, write_manifest
+from ppfl.learning.sources import ImageRecord, layout_of, match_class, read_records, write_manifest
 
 XRAYS = Path(__file__).parents[2] / ".." / "shared" / "xrays"
 
@@ -69,6 +69,13 @@ def test_kermany_pneumonia_by_cause_where_the_study_asks_for_it(tmp_path: Path) 
     assert [record.path.name for record in viral] == ["person2_virus_6.jpeg"]
     rest = read_records(tmp_path, classes=["Viral_Pneumonia", "Pneumonia"])
     assert [record.label for record in rest] == ["Pneumonia", "Viral_Pneumonia"]
+    # a vault is sealed before any study asks, and must serve each of them as the folder does
+    sealed = [record.label for record in read_records(tmp_path, causes=True)]
+    assert sealed == ["Bacterial_Pneumonia", "Viral_Pneumonia"]
+    for classes in (["viral pneumonia"], ["PNEUMONIA"], ["Viral_Pneumonia", "Pneumonia"]):
+        found = read_records(tmp_path, classes=classes)
+        matched = [match_class(label, classes) for label in sealed]
+        assert [label for label in matched if label] == [record.label for record in found]
 
 
 def test_any_tree_of_one_folder_per_class(tmp_path: Path) -> None:

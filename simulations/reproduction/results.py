@@ -1,0 +1,128 @@
+"""What a row came to, kept in its folder, and rows compared with each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from ppfl.errors import RunError
+from ppfl.learning.intervals import Interval, accuracy_interval, difference_interval
+from ppfl.learning.sources import ImageRecord
+from ppfl.report import Estimate, RowResult
+from simulations.reproduction.leaks import measure_leaks
+from simulations.reproduction.rows import Outcome, Predictions, Row, site_files
+
+_ROW = "row.json"
+_PREDICTIONS = "predictions.npz"
+_SEED = 2022
+
+
+def finish_row(row: Row, outcome: Outcome, folder: Path, public: Sequence[ImageRecord]) -> None:
+    """Measure what a trained row leaks, and keep all that is to be shown of it.
+
+    Raises:
+        PpflError: the site's data cannot be read.
+    """
+    study, predictions, told = outcome.study, outcome.predictions, outcome.summary
+    leaks = measure_leaks(study, site_files(study, folder), public)
+    right = accuracy_interval(predictions.correct, predictions.groups, seed=_SEED)
+    training = study.training
+    result = RowResult(
+        key=row.key,
+        name=row.name,
+        encryption=row.encryption,
+        sites=len(study.federation.sites),
+        classes=study.classes,
+        protection=told.started.protection if told.started else "",
+        size=study.images.size,
+        rounds=training.rounds,
+        local_epochs=training.local_epochs,
+        learning_rate=training.learning_rate,
+        train_images=outcome.train_images,
+        test_images=len(predictions.labels),
+        accuracy=_estimate(right),
+        macro_auroc=told.test.get("macro_auroc"),
+        chance=_chance(predictions),
+        leakage=leaks.leakage,
+        attacks=leaks.attacks,
+        minutes=outcome.minutes,
+        model_sha256=told.closed.model_sha256 if told.closed else "",
+    )
+    pictures = folder / "pictures"
+    pictures.mkdir(mode=0o700, exist_ok=True)
+    for number, (caption, png) in enumerate(leaks.pictures.items()):
+        (pictures / f"{number} {caption}.png").write_bytes(png)
+    np.savez(folder / _PREDICTIONS, **asdict(predictions))
+    part = folder / f"{_ROW}.part"  # last and whole: a row with this file is done
+    part.write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    os.replace(part, folder / _ROW)
+
+
+def read_row(folder: Path) -> RowResult | None:
+    """The row that ``finish_row`` kept in a folder, or None if it is not done.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / _ROW
+    if not path.exists():
+        return None
+    try:
+        return RowResult.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise RunError(
+            f"{path}: not the result of a row of this version", hint="remove it to measure anew"
+        ) from None
+
+
+def read_pictures(folder: Path) -> dict[str, bytes]:
+    """The row's pictures by caption, in order."""
+    paths = sorted((folder / "pictures").glob("*.png"))
+    return {path.stem.partition(" ")[2]: path.read_bytes() for path in paths}
+
+
+def compare(rows: Sequence[tuple[Path, RowResult]]) -> list[RowResult]:
+    """The rows, each beside the plain one of the same schedule, or else row (a), if it is done."""
+    plain = {result.key: (folder, result) for folder, result in rows if result.key in ("a", "al")}
+    compared = []
+    for folder, result in rows:
+        controls = [plain[key] for key in ("al", "a") if key in plain and key != result.key]
+        matching = [pair for pair in controls if _schedule(pair[1]) == _schedule(result)]
+        control = (matching or [pair for pair in controls if pair[1].key == "a"])[:1]
+        if result.key != "a" and control:
+            one, other = _read_predictions(control[0][0]), _read_predictions(folder)
+            less = difference_interval(
+                one.correct, one.groups, other.correct, other.groups, seed=_SEED
+            )
+            update = {"less_than_plain": _estimate(less), "compared_with": control[0][1].key}
+            compared.append(result.model_copy(update=update))
+        else:
+            compared.append(result)
+    return compared
+
+
+def _schedule(result: RowResult) -> tuple[int, int, float]:
+    return result.rounds, result.local_epochs, result.learning_rate
+
+
+def _read_predictions(folder: Path) -> Predictions:
+    with np.load(folder / _PREDICTIONS) as kept:
+        return Predictions(**{name: kept[name] for name in kept})
+
+
+def _chance(predictions: Predictions) -> float:
+    """The accuracy of answers as frequent as these, but independent of the image."""
+    classes = predictions.probabilities.shape[1]
+    images = len(predictions.labels)
+    true = np.bincount(predictions.labels, minlength=classes) / images
+    given = np.bincount(predictions.probabilities.argmax(axis=1), minlength=classes) / images
+    return float(true @ given)
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(**asdict(interval))
