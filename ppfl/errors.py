@@ -233,7 +233,7 @@ class ModelError(PpflError):
 class ValueRangeError(PpflError):
     """Values that the quantizer must not accept."""
 
-    exit_code = 55
+    exit_code = 16
     code = "value-range"
     public_sentence = "The site's update holds values that cannot be sealed."
 
@@ -241,7 +241,7 @@ class ValueRangeError(PpflError):
 class NotFiniteError(ValueRangeError):
     """NaN or infinity among the parameters."""
 
-    exit_code = 56
+    exit_code = 17
     code = "not-finite"
     public_sentence = "The site's training ended in NaN or infinity; its update was not sent."
 
@@ -249,7 +249,7 @@ class NotFiniteError(ValueRangeError):
 class ClippingError(ValueRangeError):
     """Too many values outside their tensor's range."""
 
-    exit_code = 57
+    exit_code = 18
     code = "clipping"
     public_sentence = "Too many of the site's values fell outside their range; nothing was sent."
 
@@ -289,7 +289,7 @@ class StaleRoundError(RoundError):
 class RunError(PpflError):
     """A run's folder or process that cannot be used."""
 
-    exit_code = 58
+    exit_code = 62
     code = "run"
     public_sentence = "The run cannot go on."
 
@@ -317,9 +317,18 @@ def write_error(message: str, error: OSError) -> RunError:
     return RunError(f"{message}: {error.strerror}")
 
 
-def exit_code_of(error: PpflError | OSError) -> int:
-    """The code to exit with; a full disk has its own, whatever was being written."""
+def kind_of(error: Exception) -> type[PpflError] | None:
+    """The kind of an error, None if it is none of ppfl's; a full disk has its own.
+
+    Whoever was writing may have said it as an error of another kind: that of a key file, a model.
+    """
     cause = error.__context__ if isinstance(error, PpflError) else error
     if isinstance(cause, OSError) and cause.errno in _FULL:
-        return DiskFullError.exit_code
-    return error.exit_code if isinstance(error, PpflError) else _OTHER_FILE
+        return DiskFullError
+    return type(error) if isinstance(error, PpflError) else None
+
+
+def exit_code_of(error: PpflError | OSError) -> int:
+    """The code to exit with."""
+    kind = kind_of(error)
+    return kind.exit_code if kind else _OTHER_FILE

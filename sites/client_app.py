@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ppfl.errors import PpflError, SettingsError
+from ppfl.errors import RunError, SettingsError, kind_of
 from ppfl.federation.journal import Journal, Refused
 from ppfl.settings import SiteFile, Study
 from sites.deadline import ends_after
@@ -69,12 +69,14 @@ def _answer(
             request = read_request(message.content)
             round_number = request.round_number
             content = write_answer(site.name, act(Hospital(site), request))
-    except PpflError as error:
-        content = _refuse(site, round_number, error.code, error.public_sentence, str(error))
     except Exception as error:
-        _log.exception("the site failed")
-        sentence = "The site failed for a reason that only its own log tells."
-        content = _refuse(site, round_number, "internal", sentence, repr(error))
+        kind = kind_of(error)
+        if kind is not None:
+            content = _refuse(site, round_number, kind.code, kind.public_sentence, str(error))
+        else:
+            _log.exception("the site failed")
+            sentence = "The site failed for a reason that only its own log tells."
+            content = _refuse(site, round_number, "internal", sentence, repr(error))
     return Message(content, reply_to=message)
 
 
@@ -105,5 +107,6 @@ def _refuse(
     _log.error("refused (%s): %s", code, reason)
     if site is not None:
         journal = Journal(site.work / "journal.jsonl")
-        journal.write(Refused(round=round_number, code=code, reason=reason))
+        with suppress(RunError):  # a full disk must not keep the refusal from being sent
+            journal.write(Refused(round=round_number, code=code, reason=reason))
     return write_refusal(Refusal(site.name if site else "", code, sentence))

@@ -6,6 +6,7 @@ Nothing here names a file of the data folder: what it prints may be sent to whoe
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from ppfl.errors import DataError, KeyAccessError, PpflError
 from ppfl.federation.cards import grouped
 from ppfl.findings import Finding, examine_one
 from ppfl.learning.check import check_folder
-from ppfl.learning.sources import match_class, read_records
+from ppfl.learning.sources import read_records
 from ppfl.running import read_running, require_free_port
 from ppfl.settings import Connection, SiteFile, Study
 from ppfl.xray import vault
@@ -180,20 +181,15 @@ def _data(site: SiteFile, study: Study, key: VaultKey) -> Finding:
     try:
         if vault.is_vault(site.data):
             return _vault(site.data, key)
-        read_records(site.data, classes=study.classes)
+        held = Counter(record.label for record in read_records(site.data, classes=study.classes))
         report = check_folder(site.data)
     except DataError as error:  # its text can name a file, and a file a patient
         return Finding("data", "wrong", error.public_sentence, advice, error.code)
-    counts = dict.fromkeys(study.classes, 0)
-    for name, images in report.classes.items():
-        label = match_class(name, study.classes)
-        if label:
-            counts[label] += images
-    found = ", ".join(f"{label}: {images}" for label, images in counts.items())
+    found = ", ".join(f"{label}: {held[label]}" for label in study.classes)
     if report.unreadable:
         found += f"; images that cannot be read: {len(report.unreadable)}"
         return Finding("data", "wrong", found, advice, "data")
-    if report.warnings or not all(counts.values()):
+    if report.warnings or len(held) < len(study.classes):
         found += f"; warnings: {len(report.warnings)}"
         return Finding("data", "note", found, advice)
     return Finding("data", "ok", found)

@@ -28,8 +28,12 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from coordinator.control import Control
 from coordinator.gateway import FLEET_ROUTES
 from coordinator.serve import _APP
+from ppfl.running import read_running
+from ppfl.settings import Connection
+from sites.reach import check_coordinator
 from tests.coordinator.certificates import openssh_line, write_certificates
 
 _SERVER = """
@@ -123,6 +127,7 @@ def told(tmp_path: Path) -> dict[str, Any]:
     key = ec.generate_private_key(ec.SECP384R1())
     form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
     (tmp_path / "node.key").write_bytes(key.private_bytes(*form, serialization.NoEncryption()))
+    (tmp_path / "node.key").chmod(0o600)
     with_code = deepcopy(_APP)
     with_code["tool"]["flwr"]["app"]["components"]["clientapp"] = "evil:app"
     for name, text in {
@@ -155,6 +160,7 @@ def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
                 FLEET_ROUTES, 401
             )
             assert '" 40' not in log.read_text().removeprefix(before)  # nothing came so far
+            check_coordinator(_connection(told))  # as `ppfl site run` looks for it
             signed = _signature(tmp_path / "node.key")
             answers = _ask_everything(client, signed)
             assert {path for path, status in answers.items() if status != 404} == FLEET_ROUTES
@@ -163,6 +169,10 @@ def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
             # an empty request names no node: SuperLink itself refuses it
             assert set(re.findall(r'"POST (\S+) HTTP/1.1" 401', asked)) == FLEET_ROUTES
         coordinator, site = processes
+        control = Control(told["superlink_port"], tmp_path / "ca.crt")
+        _until(lambda: control.connected() == {"a"})
+        control.close()
+        assert read_running(tmp_path / "coordinator").pid == coordinator.pid
         assert _listening(coordinator) == {told["port"], told["superlink_port"]}
         assert coordinator.wait(timeout=90) == 0
         children = psutil.Process(site.pid).children(recursive=True)
@@ -176,6 +186,16 @@ def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
     assert not (tmp_path / "executed").exists()  # the code that the run brought along
     secret = tmp_path / "coordinator" / "superexec.secret"
     assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def _connection(told: dict[str, Any]) -> Connection:
+    folder = Path(told["folder"])
+    return Connection(
+        host="127.0.0.1",
+        port=told["port"],
+        ca_certificate=folder / "ca.crt",
+        node_key=folder / "node.key",
+    )
 
 
 def _start(code: str, told: dict[str, Any], stand_in: str) -> subprocess.Popen[bytes]:

@@ -150,5 +150,5 @@ def test_a_full_disk_is_a_sentence(
     monkeypatch.setattr(sys, "argv", ["ppfl", "simulate", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 1
+    assert ended.value.code == 60
     assert capsys.readouterr().err.endswith("ppfl: /runs/study.toml: No space left on device\n")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from ppfl.errors import QuorumError, RunError, SettingsError
-from ppfl.federation import read_journal
-from ppfl.federation.journal import LeftHospital, SiteFailed, StudyClosed
+from ppfl.errors import QuorumError, RunError, SettingsError, write_error
+from ppfl.federation import Journal, read_journal
+from ppfl.federation.journal import Event, LeftHospital, SiteFailed, StudyClosed
 from ppfl.report import summarise
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
@@ -57,6 +58,25 @@ def test_a_site_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert not any(str(tmp_path) in event.sentence for event in failed)
     assert isinstance(events[-1], StudyClosed)
     assert str(picture.name) in (broken / "work" / "journal.jsonl").read_text()
+
+
+def test_a_site_whose_disk_is_full_says_so_and_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    write = Journal.write
+
+    def fill(journal: Journal, event: Event) -> None:
+        if "north" in journal.path.parts:
+            raise write_error(str(journal.path), OSError(errno.ENOSPC, "No space left on device"))
+        write(journal, event)
+
+    monkeypatch.setattr(Journal, "write", fill)
+    run_in_process(tmp_path / "run")
+    events = read_journal(tmp_path / "run" / "journal.jsonl")
+    failed = {(e.site, e.code, e.sentence) for e in events if isinstance(e, SiteFailed)}
+    assert failed == {("north", "disk-full", "The disk is full.")}
+    assert isinstance(events[-1], StudyClosed)
 
 
 def test_without_a_quorum_the_study_stops_and_resumes(tmp_path: Path) -> None:

@@ -120,6 +120,15 @@ def test_a_data_folder_is_told_in_counts_only(
         assert f"ppfl data check {folder.parent / 'xrays'}" in told
 
 
+def test_a_class_that_a_site_lacks_is_noted(alpha: tuple[Path, Site]) -> None:
+    folder, _ = alpha
+    for path in (folder.parent / "xrays" / "Effusion").iterdir():
+        path.unlink()
+    (found,) = (finding for finding in examine_site(folder) if finding.what == "data")
+    assert found.state == "note"
+    assert found.found.startswith("Normal: 12, Effusion: 0")
+
+
 def test_what_is_wrong_at_the_coordinator_is_found_at_the_site(
     alpha: tuple[Path, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
