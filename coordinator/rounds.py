@@ -36,9 +36,10 @@ from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model
 from ppfl.learning.models import shared_names
 from ppfl.settings import Study
+from sites.closing import closing_plan
 from sites.messages import read_answer, write_request
 from sites.requests import Answer, Refusal, Request
-from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
+from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 
 _POLL_S = 0.2
 _VERSIONS = ("ppfl", "flwr", "phe", "gmpy2", "numpy", "torch", "torchvision")

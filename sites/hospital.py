@@ -22,11 +22,12 @@ from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
 from sites.approval import check_approval
+from sites.closing import CLOSING_SPLITS, closing_plan, join_splits
 from sites.mean_xrays import classes_held, xrays_to_add
 from sites.phase import Phase
 from sites.requests import Answer, Request
 from sites.totals import Totals
-from sites.vectors import closing_plan, enrolment_plan
+from sites.vectors import enrolment_plan
 from sites.xrays import SplitName, XRays
 
 
@@ -172,11 +173,12 @@ class Hospital:
             model, released = self._totals.model(request)
         normalisation = self._normalisation(enrolled)
         with self._phase.enter("evaluate", number):
-            integers = {
-                f"{split}.{name}": array
-                for split in ("validation", "test")
-                for name, array in self._evaluate(model, split, normalisation).as_arrays().items()
-            }
+            integers = join_splits(
+                {
+                    split: self._evaluate(model, split, normalisation).as_arrays()
+                    for split in CLOSING_SPLITS
+                }
+            )
             plan = closing_plan(self.study)
             sealed = plan.seal(self._totals.suite, round_number=number, integers=integers)
         answer = Answer(

@@ -26,10 +26,11 @@ from ppfl.learning.models import (
     shared_names,
 )
 from ppfl.settings import SiteFile, Study
+from sites.closing import closing_plan, part_splits
 from sites.local_layers import LocalLayers
 from sites.mean_xrays import means_to_release
 from sites.requests import Parameters, Released, ReleasedSplit, Request
-from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
+from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 
 _RELEASED_DIGITS = 6  # two machines may differ in the last bits of a float, never in these
 
@@ -125,14 +126,8 @@ class Totals:
             closing_plan(self._study), request.total, round_number=request.round_number
         )
         released: dict[ReleasedSplit, dict[str, Any]] = {}
-        splits: tuple[ReleasedSplit, ...] = ("validation", "test")
-        for split in splits:
-            own = {
-                name.removeprefix(f"{split}."): array
-                for name, array in opened.integers.items()
-                if name.startswith(f"{split}.")
-            }
-            released.update(self._release(split, own))
+        for split, counts in part_splits(opened.integers).items():
+            released.update(self._release(split, counts))
         return released
 
     def shared(self, model: nn.Module) -> Parameters:
