@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
@@ -23,6 +24,7 @@ from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
 from sites.approval import check_approval
 from sites.closing import CLOSING_SPLITS, closing_plan, join_splits
+from sites.kept_answer import KeptAnswer, task_digest
 from sites.mean_xrays import classes_held, xrays_to_add
 from sites.phase import Phase
 from sites.requests import Answer, Request
@@ -53,6 +55,7 @@ class Hospital:
         self._phase = Phase(site.work)
         self._totals = Totals(site, self.study)
         self._xrays = XRays(site, self.study)
+        self._kept = KeptAnswer(site.work, site=site.name)
         keep_freed_memory()
         if site.threads:
             torch.set_num_threads(site.threads)
@@ -89,11 +92,16 @@ class Hospital:
         sums = XRaySums(self.study, self._totals.public_suite)
         with self._phase.enter("open", request.round_number):
             enrolled = self._totals.enrolment(request)
-        with self._phase.enter("add X-rays", request.round_number) as step:
-            data = self._xrays.images("train")
-            sealed = sums.seal(xrays_to_add(self.study, data, enrolled, step))
+
+        def add() -> Answer:
+            with self._phase.enter("add X-rays", request.round_number) as step:
+                data = self._xrays.images("train")
+                sealed = sums.seal(xrays_to_add(self.study, data, enrolled, step))
+            return Answer(sealed=sealed.to_bytes())
+
+        answer, again = self._kept_or_made(task_digest("add_xrays", request, enrolled), add)
         what = "sealed vector: sums of the X-rays of each class"
-        return self._leave(request, Answer(sealed=sealed.to_bytes()), what)
+        return self._leave(request, answer, what, again=again)
 
     def release_xrays(self, request: Request) -> Answer:
         """The federation's mean X-rays, opened from the sum of all sites' X-rays.
@@ -108,57 +116,22 @@ class Hospital:
         return self._leave(request, Answer(mean_xrays=means))
 
     def train(self, request: Request) -> Answer:
-        """The site's sealed update for a round.
+        """The site's sealed update for a round; asked again for the same one, the same bytes.
 
         Raises:
             PpflError: the request is not of this study or round, the total is not one the study
                 allows to be opened, or training failed.
         """
-        number = request.round_number
         self._agree_on_round(request)
-        with self._phase.enter("open", number):
+        with self._phase.enter("open", request.round_number):
             enrolled = self._totals.enrolment(request)
-            model, released = self._totals.model(request)
-        start = self._totals.shared(model)
-        normalisation = self._normalisation(enrolled)
-        suite, plan = self._totals.suite, self._totals.update_plan(model)
-        with suite.preparing(plan.values):
-            with self._phase.enter("evaluate", number):
-                counts = self._evaluate(model, "validation", normalisation)
-            with self._phase.enter("train", number) as step:
-                data = self._xrays.images("train")
-                train_locally(
-                    model,
-                    data,
-                    self.study.training,
-                    classes=len(self.study.classes),
-                    normalisation=normalisation,
-                    round_number=number,
-                    seed=self._seed,
-                    progress=step,
-                    deadline_s=self.study.federation.deadline_s,
-                )
-        with self._phase.enter("seal", number):
-            sealed = plan.seal(
-                suite,
-                round_number=number,
-                integers=counts.as_arrays(),
-                parameters=self._totals.shared(model),
-                model=start,
-                weight=len(data.labels) / int(enrolled.integers["images"]),
-            )
-            wire = sealed.vector.to_bytes()
-            self._totals.keep_local(model, request)  # not before: a failed round leaves no trace
-        answer = Answer(
-            sealed=wire,
-            released=released,
-            released_round=number - 2,
-            model_sha256=parameters_sha256(start),
-            seconds=self._phase.seconds | {"ahead": round(suite.ahead_s, 3)},
-            clipped=sealed.clipped,
-        )
+        # layers that stay here are what this run has made of them
+        run = request.run if self.study.model.has_local_layers else ""
+        task = task_digest("train", request, enrolled, run=run)
+        answer, again = self._kept_or_made(task, lambda: self._update(request, enrolled))
         self._remember(request)
-        return self._leave(request, answer, "sealed vector: the update, and counts of validation")
+        what = "sealed vector: the update, and counts of validation"
+        return self._leave(request, answer, what, again=again)
 
     def close(self, request: Request) -> Answer:
         """The sealed counts of the final model, which the site opens, tests and keeps.
@@ -168,6 +141,7 @@ class Hospital:
         """
         number = request.round_number
         self._agree_on_round(request)
+        self._kept.remove()  # the last round is closed
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
             model, released = self._totals.model(request)
@@ -233,6 +207,60 @@ class Hospital:
             return {}
         return state
 
+    # What is sealed once, however often it is asked for
+
+    def _kept_or_made(self, task: str, make: Callable[[], Answer]) -> tuple[Answer, bool]:
+        """The answer that was kept for a task, or else one made now; whether it was kept."""
+        kept = self._kept.read(task)
+        if kept.sealed:
+            return kept, True
+        made = make()
+        self._kept.write(task, made)
+        return made, False
+
+    def _update(self, request: Request, enrolled: Opened) -> Answer:
+        number = request.round_number
+        with self._phase.enter("open", number):
+            model, released = self._totals.model(request)
+        start = self._totals.shared(model)
+        normalisation = self._normalisation(enrolled)
+        suite, plan = self._totals.suite, self._totals.update_plan(model)
+        with suite.preparing(plan.values):
+            with self._phase.enter("evaluate", number):
+                counts = self._evaluate(model, "validation", normalisation)
+            with self._phase.enter("train", number) as step:
+                data = self._xrays.images("train")
+                train_locally(
+                    model,
+                    data,
+                    self.study.training,
+                    classes=len(self.study.classes),
+                    normalisation=normalisation,
+                    round_number=number,
+                    seed=self._seed,
+                    progress=step,
+                    deadline_s=self.study.federation.deadline_s,
+                )
+        with self._phase.enter("seal", number):
+            sealed = plan.seal(
+                suite,
+                round_number=number,
+                integers=counts.as_arrays(),
+                parameters=self._totals.shared(model),
+                model=start,
+                weight=len(data.labels) / int(enrolled.integers["images"]),
+            )
+            wire = sealed.vector.to_bytes()
+            self._totals.keep_local(model, request)  # not before: a failed round leaves no trace
+        return Answer(
+            sealed=wire,
+            released=released,
+            released_round=number - 2,
+            model_sha256=parameters_sha256(start),
+            seconds=self._phase.seconds | {"ahead": round(suite.ahead_s, 3)},
+            clipped=sealed.clipped,
+        )
+
     # Images
 
     def _evaluate(
@@ -276,7 +304,9 @@ class Hospital:
         self.journal.write(ModelKept(round=rounds, site=self.site.name, sha256=digest))
         return digest
 
-    def _leave(self, request: Request, answer: Answer, sealed: str = "") -> Answer:
+    def _leave(
+        self, request: Request, answer: Answer, sealed: str = "", *, again: bool = False
+    ) -> Answer:
         """Write down what leaves this hospital, then let it."""
         items = []
         if answer.sealed:
@@ -292,7 +322,10 @@ class Hospital:
             if value:
                 size = len(json.dumps(value))
                 items.append(LeftItem(what=what, protection="none, in the clear", bytes=size))
-        left = LeftHospital(round=request.round_number, site=self.site.name, items=tuple(items))
-        self.journal.write(left)
+        self.journal.write(
+            LeftHospital(
+                round=request.round_number, site=self.site.name, items=tuple(items), again=again
+            )
+        )
         self._phase.finish(request.round_number)
         return answer

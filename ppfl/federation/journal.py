@@ -138,6 +138,7 @@ class LeftHospital(Event):
     round: int
     site: str
     items: tuple[LeftItem, ...]
+    again: bool = Field(False, description="the bytes of an earlier answer, sent once more")
 
 
 class LeftItem(BaseModel):
