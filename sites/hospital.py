@@ -13,7 +13,7 @@ from torch import nn
 
 from ppfl.errors import StaleRoundError, StudyMismatchError
 from ppfl.federation import Journal, Opened
-from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept
+from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept, WillSend
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.images import pixel_sums
 from ppfl.learning.memory import keep_freed_memory
@@ -29,6 +29,7 @@ from sites.mean_xrays import classes_held, xrays_to_add
 from sites.phase import Phase
 from sites.requests import Answer, Request
 from sites.totals import Totals
+from sites.traffic import site_traffic
 from sites.vectors import enrolment_plan
 from sites.xrays import SplitName, XRays
 
@@ -68,6 +69,7 @@ class Hospital:
         """
         self._agree(request)
         self._totals.keep_start(request)
+        self._tell_traffic(request)
         with self._phase.enter("enroll", request.round_number):
             data = self._xrays.images("train")
             integers = {
@@ -288,6 +290,20 @@ class Hospital:
         return int(sequence.generate_state(1, np.uint32)[0])
 
     # What stays, and what leaves
+
+    def _tell_traffic(self, request: Request) -> None:
+        """Write down how much is going to leave and to come."""
+        traffic = site_traffic(self.study, self._totals.suite, request.start)
+        self.journal.write(
+            WillSend(
+                site=self.site.name,
+                rounds=self.study.training.rounds,
+                round_bytes_up=traffic.round_up,
+                round_bytes_down=traffic.round_down,
+                study_bytes_up=traffic.all_up,
+                study_bytes_down=traffic.all_down,
+            )
+        )
 
     def _keep(self, model: nn.Module, rounds: int, normalisation: tuple[float, float]) -> str:
         """Write the model of so many rounds to the site's folder; its digest."""

@@ -13,7 +13,13 @@ from torch import nn
 
 from ppfl.codec import Suite
 from ppfl.crypto import PrivateKey, read_private_key
-from ppfl.errors import MalformedMessageError, StaleRoundError
+from ppfl.errors import (
+    EnrolmentError,
+    MalformedMessageError,
+    RoundError,
+    StaleRoundError,
+    StudyMismatchError,
+)
 from ppfl.federation import Opened, VectorPlan
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model, save_model
@@ -66,9 +72,13 @@ class Totals:
         """The counts of all enrolled sites together.
 
         Raises:
-            PpflError: it is no sum that the study allows to be opened; so for all below.
+            EnrolmentError: it is no sum that the study allows to be opened. Below, the error says
+                in what way a total is none; here, only that it is not a round's total.
         """
-        return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
+        try:
+            return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
+        except (MalformedMessageError, RoundError, StudyMismatchError) as error:
+            raise EnrolmentError(f"enrolment: {error}") from None
 
     def keep_start(self, request: Request) -> None:
         """Keep the starting parameters, which come once, for whenever the site needs them.
@@ -108,6 +118,9 @@ class Totals:
 
         It is the average of all sites, and this site's own local layers. A site that has trained
         none yet begins with those of the start.
+
+        Raises:
+            PpflError: the total is none that the study allows to be opened, or a file is damaged.
         """
         model, number = self._build(), request.round_number
         if number == 1:
@@ -121,7 +134,11 @@ class Totals:
         return model, self._release("validation", opened.integers)
 
     def closing(self, request: Request) -> Released:
-        """The metrics of the final model, on both splits."""
+        """The metrics of the final model, on both splits.
+
+        Raises:
+            PpflError: the total is none that the study allows to be opened.
+        """
         opened = self._open(
             closing_plan(self._study), request.total, round_number=request.round_number
         )
