@@ -12,6 +12,8 @@ from sites.closing import closing_plan
 from sites.requests import Parameters
 from sites.vectors import enrolment_plan, shapes_of, update_plan
 
+_AROUND_A_TENSOR = 195  # bytes of Flower's: numpy's header, the name, the type and the shape
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -50,7 +52,7 @@ def site_traffic(study: Study, suite: Suite, start: Parameters, *, done: int = 0
     up = enrolment + rounds * update + closing
     # the first round has no total before it; to close, the site gets the last one, and the counts
     totals = rounds + (1 if done else 0)
-    down = sum(array.nbytes for array in start.values())
+    down = sum(array.nbytes + _AROUND_A_TENSOR for array in start.values())
     down += (rounds + 1) * enrolment + totals * update + closing
     if study.mean_xray_size and not done:
         sums = XRaySums(study, suite)
