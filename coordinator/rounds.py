@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ppfl.crypto import read_public_key
 from ppfl.errors import (
     EnrolmentError,
     MalformedMessageError,
+    OwnVectorError,
     PpflError,
     QuorumError,
     SpoiledTotalError,
@@ -53,6 +55,7 @@ _UNREADABLE = {
     for error in (
         EnrolmentError,
         MalformedMessageError,
+        OwnVectorError,
         QuorumError,
         StaleRoundError,
         StudyMismatchError,
@@ -308,20 +311,21 @@ class Coordinator:
             refusing = [site for site, code in codes.items() if code in _UNREADABLE]
             if aggregation.answered or not refusing:
                 raise
-            enrolment = all(codes[site] == EnrolmentError.code for site in refusing)
-            raise self._spoiled(refusing, enrolment=enrolment) from None
+            raise self._spoiled({site: codes[site] for site in refusing}) from None
 
-    def _spoiled(self, refusing: list[str], *, enrolment: bool) -> SpoiledTotalError:
-        """Which total it is, who is in it, and what can be done; never whose fault it is."""
-        if enrolment:
+    def _spoiled(self, codes: Mapping[str, str]) -> SpoiledTotalError:
+        """Which total it is that the sites refuse with these codes, who is in it, what to do."""
+        if set(codes.values()) == {EnrolmentError.code}:
             what, inside, step = "the sums of enrolment", self._enrolment.answered, ""
         else:
             what, inside = f"the total of round {self._done}", self._inside()
             step = f", put {self._earlier_file.name} in the place of {self._checkpoint_file.name}"
+        wrong = ", ".join(site for site, code in codes.items() if code == OwnVectorError.code)
+        whose = f"{wrong} found that it was its own" if wrong else "none found that it was its own"
         return SpoiledTotalError(
-            f"{', '.join(refusing)} refuse {what}, in which are {', '.join(inside)}: one of these "
-            "sent a vector that is not what it should be, and the coordinator cannot see which; "
-            f"find out, end that site{step}, and go on without it"
+            f"{', '.join(codes)} refuse {what}, in which are {', '.join(inside)}: one of these "
+            f"sent a vector that is not what it should be; {whose}, and the coordinator cannot "
+            f"see whose it was; find out, end that site{step}, and go on without it"
         )
 
     def _inside(self) -> tuple[str, ...]:

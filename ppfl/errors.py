@@ -24,6 +24,7 @@
     │   ├── DuplicateAnswerError   a site that answered twice
     │   ├── StaleRoundError        a message of another round than the current one
     │   ├── EnrolmentError         sums of enrolment that a site refuses to open
+    │   ├── OwnVectorError         a site's own vector that is not what it should be
     │   └── SpoiledTotalError      a total that all sites refuse to open
     └── RunError                   a run's folder or process that cannot be used
 
@@ -193,6 +194,13 @@ class EnrolmentError(RoundError):
 
     code = "enrolment"
     public_sentence = "The sums of enrolment are none that the study allows to be opened."
+
+
+class OwnVectorError(RoundError):
+    """A site's own vector that is not what it should be."""
+
+    code = "own-vector"
+    public_sentence = "The vector that this site sent in the last round is not what it should be."
 
 
 class SpoiledTotalError(RoundError):

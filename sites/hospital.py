@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ppfl.errors import StaleRoundError, StudyMismatchError
+from ppfl.errors import (
+    MalformedMessageError,
+    OwnVectorError,
+    RoundError,
+    StaleRoundError,
+    StudyMismatchError,
+)
 from ppfl.federation import Journal, Opened
 from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept, WillSend
 from ppfl.federation.xray_sums import XRaySums
@@ -27,7 +33,7 @@ from sites.closing import CLOSING_SPLITS, closing_plan, join_splits
 from sites.kept_answer import KeptAnswer, task_digest
 from sites.mean_xrays import classes_held, xrays_to_add
 from sites.phase import Phase
-from sites.requests import Answer, Request
+from sites.requests import Answer, Released, Request
 from sites.totals import Totals
 from sites.traffic import site_traffic
 from sites.vectors import enrolment_plan
@@ -56,7 +62,7 @@ class Hospital:
         self._phase = Phase(site.work)
         self._totals = Totals(site, self.study)
         self._xrays = XRays(site, self.study)
-        self._kept = KeptAnswer(site.work, site=site.name)
+        self._kept = KeptAnswer(site.work, site=site.name, study=self.study.fingerprint())
         keep_freed_memory()
         if site.threads:
             torch.set_num_threads(site.threads)
@@ -101,7 +107,8 @@ class Hospital:
                 sealed = sums.seal(xrays_to_add(self.study, data, enrolled, step))
             return Answer(sealed=sealed.to_bytes())
 
-        answer, again = self._kept_or_made(task_digest("add_xrays", request, enrolled), add)
+        task = task_digest("add_xrays", request, enrolled)
+        answer, again = self._kept_or_made(request, task, add)
         what = "sealed vector: sums of the X-rays of each class"
         return self._leave(request, answer, what, again=again)
 
@@ -130,7 +137,7 @@ class Hospital:
         # layers that stay here are what this run has made of them
         run = request.run if self.study.model.has_local_layers else ""
         task = task_digest("train", request, enrolled, run=run)
-        answer, again = self._kept_or_made(task, lambda: self._update(request, enrolled))
+        answer, again = self._kept_or_made(request, task, lambda: self._update(request, enrolled))
         self._remember(request)
         what = "sealed vector: the update, and counts of validation"
         return self._leave(request, answer, what, again=again)
@@ -143,10 +150,10 @@ class Hospital:
         """
         number = request.round_number
         self._agree_on_round(request)
-        self._kept.remove()  # the last round is closed
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
-            model, released = self._totals.model(request)
+            model, released = self._model(request)
+        self._kept.remove()  # the last round is closed
         normalisation = self._normalisation(enrolled)
         with self._phase.enter("evaluate", number):
             integers = join_splits(
@@ -211,19 +218,21 @@ class Hospital:
 
     # What is sealed once, however often it is asked for
 
-    def _kept_or_made(self, task: str, make: Callable[[], Answer]) -> tuple[Answer, bool]:
+    def _kept_or_made(
+        self, request: Request, task: str, make: Callable[[], Answer]
+    ) -> tuple[Answer, bool]:
         """The answer that was kept for a task, or else one made now; whether it was kept."""
         kept = self._kept.read(task)
         if kept.sealed:
             return kept, True
         made = make()
-        self._kept.write(task, made)
+        self._kept.write(task, made, round_number=request.round_number)
         return made, False
 
     def _update(self, request: Request, enrolled: Opened) -> Answer:
         number = request.round_number
         with self._phase.enter("open", number):
-            model, released = self._totals.model(request)
+            model, released = self._model(request)
         start = self._totals.shared(model)
         normalisation = self._normalisation(enrolled)
         suite, plan = self._totals.suite, self._totals.update_plan(model)
@@ -262,6 +271,19 @@ class Hospital:
             seconds=self._phase.seconds | {"ahead": round(suite.ahead_s, 3)},
             clipped=sealed.clipped,
         )
+
+    def _model(self, request: Request) -> tuple[nn.Module, Released]:
+        """The model in the total; if that is none, whether it was this site that spoiled it."""
+        try:
+            return self._totals.model(request)
+        except (MalformedMessageError, RoundError, StudyMismatchError):
+            last = request.round_number - 1
+            try:
+                self._totals.check_own(self._kept.sealed_in(last), round_number=last)
+            except OwnVectorError:
+                self._kept.remove()  # or it would be sent again
+                raise
+            raise
 
     # Images
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from ppfl.errors import RunError
 from ppfl.federation import Opened
@@ -20,38 +21,44 @@ class KeptAnswer:
 
     The file holds ciphertexts and what left the hospital beside them: nothing that the
     coordinator was not meant to get. The next answer takes its place. A file that is damaged, or
-    that answers something else, is as none: the answer is then made anew.
+    of another study, is as none: the answer is then made anew.
 
     Args:
         folder: the site's work folder.
         site: its name.
+        study: the study's fingerprint.
     """
 
-    def __init__(self, folder: Path, *, site: str) -> None:
-        self._path, self._site = folder / "sealed-answer.bin", site
+    def __init__(self, folder: Path, *, site: str, study: str) -> None:
+        self._path = folder / "sealed-answer.bin"
+        self._site, self._study = site, study
 
     def read(self, task: str) -> Answer:
         """The answer to a task, with nothing sealed in it where none is kept."""
-        try:
-            header, _, rest = self._path.read_bytes().partition(b"\n")
-            if json.loads(header) != self._header(task, rest):
-                return Answer()
-            clear, _, sealed = rest.partition(b"\n")
-            return ClearPart.model_validate_json(clear).with_sealed(sealed)
-        except (OSError, ValueError):  # of pydantic, too
-            return Answer()
+        header, answer = self._load()
+        return answer if header.get("task") == task else Answer()
 
-    def write(self, task: str, answer: Answer) -> None:
+    def sealed_in(self, round_number: int) -> bytes:
+        """The vector that was sealed in a round, empty where none is kept."""
+        header, answer = self._load()
+        return answer.sealed if header.get("round") == round_number else b""
+
+    def write(self, task: str, answer: Answer, *, round_number: int) -> None:
         """Keep the answer to a task, in place of the last one.
 
         Raises:
             RunError: the disk is full, or the file cannot be written.
         """
-        clear = ClearPart.of(self._site, answer).model_dump_json().encode()
-        rest = clear + b"\n" + answer.sealed
-        header = json.dumps(self._header(task, rest)).encode()
+        header = {
+            "version": _VERSION,
+            "study": self._study,
+            "task": task,
+            "round": round_number,
+        }
+        clear = ClearPart.of(self._site, answer).model_dump_json()
+        rest = b"\n".join([json.dumps(header).encode(), clear.encode(), answer.sealed])
         try:
-            replace_private(self._path, [header, b"\n", rest])
+            replace_private(self._path, [hashlib.sha256(rest).hexdigest().encode(), b"\n", rest])
         except OSError as error:
             raise RunError(f"{self._path}: cannot be written: {error.strerror}") from None
 
@@ -59,9 +66,19 @@ class KeptAnswer:
         """Keep nothing."""
         self._path.unlink(missing_ok=True)
 
-    def _header(self, task: str, rest: bytes) -> dict[str, object]:
-        digest = hashlib.sha256(rest).hexdigest()
-        return {"version": _VERSION, "task": task, "sha256": digest}
+    def _load(self) -> tuple[dict[str, Any], Answer]:
+        """What is in the file, empty where it holds nothing whole of this study."""
+        try:
+            digest, _, rest = self._path.read_bytes().partition(b"\n")
+            if digest != hashlib.sha256(rest).hexdigest().encode():
+                raise ValueError
+            first, clear, sealed = rest.split(b"\n", 2)
+            header: dict[str, Any] = json.loads(first)
+            if (header["version"], header["study"]) != (_VERSION, self._study):
+                raise ValueError
+            return header, ClearPart.model_validate_json(clear).with_sealed(sealed)
+        except (OSError, ValueError):  # pydantic's are ValueErrors
+            return {}, Answer()
 
 
 def task_digest(kind: str, request: Request, enrolled: Opened, *, run: str = "") -> str:

@@ -16,6 +16,7 @@ from ppfl.crypto import PrivateKey, read_private_key
 from ppfl.errors import (
     EnrolmentError,
     MalformedMessageError,
+    OwnVectorError,
     RoundError,
     StaleRoundError,
     StudyMismatchError,
@@ -146,6 +147,26 @@ class Totals:
         for split, counts in part_splits(opened.integers).items():
             released.update(self._release(split, counts))
         return released
+
+    def check_own(self, sealed: bytes, *, round_number: int) -> None:
+        """Make sure that this site's own update of a round is what it should be.
+
+        Args:
+            sealed: the vector as it was kept here, never one that came from elsewhere; empty
+                where none was kept.
+            round_number: the round.
+
+        Raises:
+            OwnVectorError: it is not.
+        """
+        if not sealed:
+            return
+        plan = self.update_plan(self._build())
+        try:
+            vector = self.suite.read(sealed, values=plan.values)
+            plan.read(self.suite.open(vector), round_number=round_number, own=True)
+        except (MalformedMessageError, RoundError, StudyMismatchError) as error:
+            raise OwnVectorError(f"this site's own vector: {error}") from None
 
     def shared(self, model: nn.Module) -> Parameters:
         """The parameters that the study averages."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from coordinator.rounds import Coordinator
 from ppfl.errors import SpoiledTotalError
-from ppfl.federation import read_journal
+from ppfl.federation import VectorPlan, read_journal
 from ppfl.federation.journal import Refused, RoundClosed, SiteFailed, StudyClosed, StudyFailed
 from simulations.local_grid import LocalGrid
 from simulations.prepare import prepare
@@ -188,9 +189,9 @@ def test_a_total_that_the_sites_refuse_is_named_and_can_be_done_without(
             Coordinator(TamperingGrid(_replay()), folder).run(resume=True)
     assert str(told.value) == (
         "east, north, west refuse the total of round 2, in which are east, north, west: one of "
-        "these sent a vector that is not what it should be, and the coordinator cannot see which; "
-        "find out, end that site, put checkpoint-earlier.bin in the place of checkpoint.bin, and "
-        "go on without it"
+        "these sent a vector that is not what it should be; none found that it was its own, and "
+        "the coordinator cannot see whose it was; find out, end that site, put "
+        "checkpoint-earlier.bin in the place of checkpoint.bin, and go on without it"
     )
     events = read_journal(folder / "journal.jsonl")
     codes = {e.code for e in events if isinstance(e, SiteFailed) and e.round == 3}
@@ -208,6 +209,35 @@ def test_a_total_that_the_sites_refuse_is_named_and_can_be_done_without(
     assert isinstance(events[-1], StudyClosed)
     closed = [(event.round, set(event.sites)) for event in events if isinstance(event, RoundClosed)]
     assert closed == [(1, set(SITES)), (2, set(SITES)), (2, {"east", "west"})]
+
+
+def test_a_site_finds_that_the_wrong_vector_was_its_own_and_makes_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    seal, updates = VectorPlan.seal, []
+
+    def seal_wrongly(*arguments: Any, **options: Any) -> Any:
+        if "parameters" in options:
+            updates.append(options)
+            if len(updates) == 5:  # north's in round 2
+                options["round_number"] = 7
+        return seal(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VectorPlan, "seal", seal_wrongly)
+        with pytest.raises(SpoiledTotalError, match="north found that it was its own"):
+            Coordinator(LocalGrid(app, sites=len(SITES)), folder).run()
+    events = read_journal(folder / "journal.jsonl")
+    codes = {e.site: e.code for e in events if isinstance(e, SiteFailed) and e.round == 3}
+    assert codes == {"east": "stale-round", "north": "own-vector", "west": "stale-round"}
+    (folder / "checkpoint-earlier.bin").replace(folder / "checkpoint.bin")
+    Coordinator(LocalGrid(app, sites=len(SITES)), folder).run(resume=True)
+    events = read_journal(folder / "journal.jsonl")
+    assert isinstance(events[-1], StudyClosed)
+    assert events[-1].sites == SITES
 
 
 def test_sums_of_enrolment_that_the_sites_refuse_are_named(

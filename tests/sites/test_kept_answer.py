@@ -23,24 +23,27 @@ _ANSWER = Answer(
 
 
 def test_what_was_kept_is_the_whole_answer(tmp_path: Path) -> None:
-    kept = KeptAnswer(tmp_path, site="east")
+    kept = KeptAnswer(tmp_path, site="east", study="ab")
     assert kept.read("1") == Answer()
-    kept.write("1", _ANSWER)
+    kept.write("1", _ANSWER, round_number=1)
     assert kept.read("1") == _ANSWER
     (path,) = tmp_path.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     later = replace(_ANSWER, sealed=b"later")
-    kept.write("2", later)
+    kept.write("2", later, round_number=2)
     assert (kept.read("1"), kept.read("2")) == (Answer(), later)
+    assert [kept.sealed_in(number) for number in (0, 1, 2)] == [b"", b"", b"later"]
     assert list(tmp_path.iterdir()) == [path]
+    other = KeptAnswer(tmp_path, site="east", study="cd")
+    assert (other.read("2"), other.sealed_in(2)) == (Answer(), b"")
     kept.remove()
     kept.remove()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_file_is_as_none(tmp_path: Path) -> None:
-    kept = KeptAnswer(tmp_path, site="east")
-    kept.write("1", _ANSWER)
+    kept = KeptAnswer(tmp_path, site="east", study="ab")
+    kept.write("1", _ANSWER, round_number=1)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     for cut in range(len(whole)):
@@ -53,15 +56,17 @@ def test_a_damaged_file_is_as_none(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_what_was_kept(tmp_path: Path) -> None:
-    kept = KeptAnswer(tmp_path, site="east")
-    kept.write("1", _ANSWER)
+    kept = KeptAnswer(tmp_path, site="east", study="ab")
+    kept.write("1", _ANSWER, round_number=1)
     in_the_way = tmp_path / ".sealed-answer.bin.part"
     in_the_way.write_bytes(b"of a process that was killed")
     in_the_way.chmod(0o644)
-    kept.write("2", _ANSWER)
+    kept.write("2", _ANSWER, round_number=2)
     assert [path.name for path in tmp_path.iterdir()] == ["sealed-answer.bin"]
     with pytest.raises(RunError, match="cannot be written"):
-        KeptAnswer(tmp_path / "missing", site="east").write("3", _ANSWER)
+        KeptAnswer(tmp_path / "missing", site="east", study="ab").write(
+            "3", _ANSWER, round_number=3
+        )
     assert kept.read("2") == _ANSWER
 
 
