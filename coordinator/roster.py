@@ -51,7 +51,7 @@ class Roster:
         self._grid, self._federation, self._journal = grid, federation, journal
         self._names: dict[int, str] = {}
         self.refused: dict[str, str] = {}
-        """Who did not answer when asked last, and the code of the reason."""
+        """The sites that refused when they were asked last, and the codes they gave."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,7 +150,6 @@ class Roster:
     def fail(self, number: int, node: int, refusal: Refusal) -> None:
         """Write down that a node is not in a round's total, and why."""
         name = self._name(node, refusal.site)
-        self.refused[name] = refusal.code
         self._journal.write(
             SiteFailed(round=number, site=name, code=refusal.code, sentence=refusal.sentence)
         )
@@ -182,6 +181,7 @@ class Roster:
         except MalformedMessageError as error:
             return Refusal("", error.code, str(error))
         if isinstance(told, Refusal):
+            self.refused[self._name(node, told.site)] = told.code
             return told
         site, answer = told
         if self._names.get(node, site) != site:

@@ -35,6 +35,7 @@ from ppfl.errors import (
     QuorumError,
     StaleRoundError,
     StudyMismatchError,
+    ValueRangeError,
 )
 from ppfl.settings import Study
 
@@ -161,7 +162,12 @@ class VectorPlan:
             MalformedMessageError: it is no sum of such vectors, or its sites disagree about ranges.
         """
         split = sums.size - self._tail.values
-        integers = self._tail.decode(sums[split:])
+        try:
+            integers = self._tail.decode(sums[split:])
+        except ValueRangeError:
+            raise MalformedMessageError(
+                f"round {round_number}: no total of vectors of this study"
+            ) from None
         bound = {name: integers.pop(name) for name in self._bound}
         sites = int(bound["sites"])
         least, most = self._study.federation.minimum_sites, len(self._study.federation.sites)

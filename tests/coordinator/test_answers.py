@@ -15,11 +15,12 @@ from coordinator.rounds import Coordinator
 from ppfl.errors import SpoiledTotalError
 from ppfl.federation import VectorPlan, read_journal
 from ppfl.federation.journal import Refused, RoundClosed, SiteFailed, StudyClosed, StudyFailed
+from ppfl.learning.files import load_model
 from simulations.local_grid import LocalGrid
 from simulations.prepare import prepare
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed, write_sealed
-from sites.vectors import create_suite, enrolment_plan
+from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 from tests.simulations.tiny import SITES, tiny_scenario
 
 Tamper = Callable[[Message, Message], Message | None]
@@ -209,6 +210,25 @@ def test_a_total_that_the_sites_refuse_is_named_and_can_be_done_without(
     assert isinstance(events[-1], StudyClosed)
     closed = [(event.round, set(event.sites)) for event in events if isinstance(event, RoundClosed)]
     assert closed == [(1, set(SITES)), (2, set(SITES)), (2, {"east", "west"})]
+
+
+@pytest.mark.parametrize("value", [1, 16383])
+def test_garbage_that_no_one_can_tell_from_a_vector_spoils_the_total(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: int
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    study = prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), folder)
+    suite = create_suite(study, None)
+    start, _ = load_model(folder / "start.safetensors")
+    values = update_plan(study, shapes_of(start)).values
+    wire = suite.seal(np.full(values, value)).to_bytes()
+
+    def tamper(_: Message, reply: Message) -> Message:
+        return _with_vector(reply, lambda _: wire)
+
+    with pytest.raises(SpoiledTotalError, match="refuse the total of round 1"):
+        Coordinator(TamperingGrid(tamper), folder).run()
 
 
 def test_a_site_finds_that_the_wrong_vector_was_its_own_and_makes_it_anew(
