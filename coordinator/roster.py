@@ -108,8 +108,8 @@ class Roster:
         """Answers as they arrive, until all are there or the deadline has passed.
 
         A node that is lost on the way is asked again when it is back, which costs no training
-        where it had sealed its answer. It is waited for for two minutes at the most, and only if
-        it was there when it was asked first.
+        where it had sealed its answer. It has two minutes for that, and only if it was there when
+        it was asked first: one that is gone for good does not hold up every round.
         """
         self.refused = {}
         until = time.monotonic() + self._federation.deadline_s
