@@ -53,9 +53,9 @@ def examine_coordinator(folder: Path) -> Iterator[Finding]:
     except PpflError as error:
         yield Finding.of_error("engine", error)
         return
-    yield tell_traffic(needs)
-    yield tell_memory(needs.coordinator_memory_bytes)
-    yield tell_disk(needs.coordinator_disk_bytes, settings.run)
+    yield tell_traffic(study, needs.traffic)
+    yield tell_memory(needs.coordinator_memory)
+    yield tell_disk(needs.coordinator_disk, settings.run)
 
 
 def _certificates(settings: CoordinatorFile) -> str:

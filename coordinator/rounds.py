@@ -6,19 +6,28 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from coordinator.released import Released
+from coordinator.roster import Answered, Roster
 from ppfl.codec import Suite
 from ppfl.crypto import read_public_key
-from ppfl.errors import MalformedMessageError, PpflError, QuorumError
+from ppfl.errors import (
+    EnrolmentError,
+    MalformedMessageError,
+    OwnVectorError,
+    PpflError,
+    QuorumError,
+    SpoiledTotalError,
+    StaleRoundError,
+    StudyMismatchError,
+)
 from ppfl.federation import Aggregation, Checkpoint, Journal, read_journal
 from ppfl.federation.journal import (
     Alarm,
@@ -27,7 +36,6 @@ from ppfl.federation.journal import (
     RoundStarted,
     SiteAnswered,
     SiteEnrolled,
-    SiteFailed,
     StudyClosed,
     StudyFailed,
     StudyStarted,
@@ -36,21 +44,24 @@ from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model
 from ppfl.learning.models import shared_names
 from ppfl.settings import Study
-from sites.messages import read_answer, write_request
-from sites.requests import Answer, Refusal, Request
-from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
+from sites.closing import closing_plan
+from sites.messages import write_request
+from sites.requests import Refusal, Request
+from sites.traffic import site_traffic
+from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 
-_POLL_S = 0.2
+_UNREADABLE = {
+    error.code
+    for error in (
+        EnrolmentError,
+        MalformedMessageError,
+        OwnVectorError,
+        QuorumError,
+        StaleRoundError,
+        StudyMismatchError,
+    )
+}
 _VERSIONS = ("ppfl", "flwr", "phe", "gmpy2", "numpy", "torch", "torchvision")
-
-
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """One node's answer that is not a refusal."""
-
-    node: int
-    site: str
-    answer: Answer
 
 
 class Coordinator:
@@ -72,8 +83,10 @@ class Coordinator:
     def __init__(self, grid: Grid, folder: Path, *, connect_s: float = 120.0) -> None:
         self.study = Study.read(folder / "study.toml")
         self.journal = Journal(folder / "journal.jsonl")
-        self._grid, self._connect_s = grid, connect_s
+        self._connect_s = connect_s
+        self._roster = Roster(grid, self.study.federation, self.journal)
         self._checkpoint_file = folder / "checkpoint.bin"
+        self._earlier_file = folder / "checkpoint-earlier.bin"
         self._xrays_file = folder / "xrays.bin"
         encrypted = self.study.encryption.custody != "unsafe_plaintext"
         self._public = read_public_key(folder / "public.key") if encrypted else None
@@ -84,7 +97,6 @@ class Coordinator:
             self.study, shapes_of({name: self._start[name] for name in shared})
         )
         self._released = Released(self.study, self.journal)
-        self._sites: dict[int, str] = {}  # by Flower's node id
         self._enrolment = self._aggregation(self._suite, enrolment_plan(self.study).values)
         self._run, self._done, self._total = secrets.token_hex(8), 0, b""
 
@@ -93,6 +105,7 @@ class Coordinator:
 
         Raises:
             QuorumError: too few sites connected, enrolled or answered; the checkpoint stays.
+            SpoiledTotalError: the sites refuse a total; the checkpoint before it stays, too.
             RunError: there is no checkpoint to resume from, or the disk is full.
         """
         started = time.monotonic()
@@ -100,7 +113,7 @@ class Coordinator:
             if resume and self._checkpoint_file.exists():
                 self._resume()
             self._announce()
-            self._wait_for_nodes()
+            self._roster.wait(self._connect_s)
             for number in range(self._done + 1, self.study.training.rounds + 1):
                 self._enroll()
                 if number == 1 and self.study.mean_xray_size:
@@ -119,6 +132,7 @@ class Coordinator:
 
     def _announce(self) -> None:
         study = self.study
+        traffic = site_traffic(study, self._suite, self._start, done=self._done)
         self.journal.write(
             StudyStarted(
                 run=self._run,
@@ -135,38 +149,38 @@ class Coordinator:
                 deadline_s=study.federation.deadline_s,
                 rounds=study.training.rounds,
                 values=self._updates.values,
-                update_bytes=self._suite.expected(self._updates.values).wire_bytes,
+                update_bytes=traffic.round_up,
+                round_bytes_down=traffic.round_down,
+                study_bytes_up=traffic.all_up,
+                study_bytes_down=traffic.all_down,
                 versions={name: version(name) for name in _VERSIONS},
                 resumed_after=self._done,
             )
         )
 
-    def _wait_for_nodes(self) -> None:
-        wanted, least = len(self.study.federation.sites), self.study.federation.minimum_sites
-        until = time.monotonic() + self._connect_s
-        while (count := len(list(self._grid.get_node_ids()))) < wanted:
-            if time.monotonic() > until:
-                if count >= least:
-                    return
-                raise QuorumError(
-                    f"{count} of {wanted} sites connected within {self._connect_s:g} s, "
-                    f"{least} are needed"
-                )
-            time.sleep(_POLL_S)
-
     def _enroll(self) -> None:
-        """Enroll every node that is not enrolled yet: all of them first, a late one later."""
-        new = [node for node in self._grid.get_node_ids() if node not in self._sites]
+        """Enroll every node that is not enrolled yet: all of them first, a late one later.
+
+        A site may come with another node, because its SuperNode was set up anew or has a new key.
+        Its counts are in the total and are not added again; should its images have changed, its
+        next update has the new weight, for a total tells the weights that are in it.
+        """
+        new = self._roster.unknown()
         if new:
             content = self._request(0, start=self._start)
             bytes_down = sum(array.nbytes for array in self._start.values())
-            for answered in self._ask("query.enroll", new, content, 0):
-                if self._accept(self._enrolment, answered, 0):
-                    self._sites[answered.node] = answered.site
-                    bytes_up = len(answered.answer.sealed)
-                    self.journal.write(
-                        SiteEnrolled(site=answered.site, bytes_up=bytes_up, bytes_down=bytes_down)
-                    )
+            for answered in self._roster.ask("query.enroll", new, content, 0):
+                site, sealed = answered.site, answered.answer.sealed
+                try:
+                    if site not in self._enrolment.answered:
+                        self._enrolment.accept(site, sealed)
+                    self._roster.add(answered)
+                except PpflError as error:
+                    self._leave_out(answered, 0, error)
+                    continue
+                self.journal.write(
+                    SiteEnrolled(site=site, bytes_up=len(sealed), bytes_down=bytes_down)
+                )
         self._enrolled = self._enrolment.total().to_bytes()
 
     def _release_mean_xrays(self) -> None:
@@ -176,41 +190,42 @@ class Coordinator:
         """
         if any(isinstance(e, MeanXRaysReleased) for e in read_journal(self.journal.path)):
             return
+        nodes = self._roster.nodes
         if self._xrays_file.exists():
             total = Checkpoint.read(self._xrays_file, study=self.study.fingerprint()).total
         else:
             sums = XRaySums(self.study, self._suite)
             aggregation = self._aggregation(sums.suite, sums.values)
             content = self._request(0, enrolled=self._enrolled)
-            for answered in self._ask("query.add_xrays", list(self._sites), content, 0):
+            for answered in self._roster.ask("query.add_xrays", nodes, content, 0):
                 self._accept(aggregation, answered, 0)
-            total = aggregation.total().to_bytes()
-            checkpoint = Checkpoint(self.study.fingerprint(), self._run, 0, total)
-            checkpoint.write(self._xrays_file)
+            total = self._total_of(aggregation)
+            kept = Checkpoint(self.study.fingerprint(), self._run, 0, total)
+            kept.write(self._xrays_file)
         content = self._request(0, total=total)
-        for answered in self._ask("query.release_xrays", list(self._sites), content, 0):
+        for answered in self._roster.ask("query.release_xrays", nodes, content, 0):
             try:
                 self._released.note_mean_xrays(answered.site, answered.answer)
             except MalformedMessageError as error:
-                self._failed(0, answered.node, Refusal("", error.code, str(error)))
+                self._leave_out(answered, 0, error)
         self._released.publish_mean_xrays(bytes_up=len(total))
 
     def _round(self, number: int) -> None:
         started = time.monotonic()
-        sites = tuple(self._sites.values())
-        self.journal.write(RoundStarted(round=number, sites=sites))
+        self.journal.write(RoundStarted(round=number, sites=self._roster.names))
         content = self._request(number, enrolled=self._enrolled, total=self._total)
         bytes_down = len(self._enrolled) + len(self._total)
         aggregation = self._aggregation(self._suite, self._updates.values)
-        for answered in self._ask(MessageType.TRAIN, list(self._sites), content, number):
+        for answered in self._roster.ask(MessageType.TRAIN, self._roster.nodes, content, number):
             began = time.monotonic()
             if self._accept(aggregation, answered, number):
                 add_s = round(time.monotonic() - began, 3)
                 self._record(answered, number, bytes_down=bytes_down, add_s=add_s)
-        total = aggregation.total().to_bytes()
-        checkpoint = Checkpoint(self.study.fingerprint(), self._run, number, total)
-        checkpoint.write(self._checkpoint_file)
+        total = self._total_of(aggregation)
+        # the sites have opened the earlier total, and may refuse this one
+        self._checkpoint().write(self._earlier_file)
         self._done, self._total = number, total
+        self._checkpoint().write(self._checkpoint_file)
         self.journal.write(
             RoundClosed(
                 round=number,
@@ -226,12 +241,13 @@ class Coordinator:
         content = self._request(number, enrolled=self._enrolled, total=self._total)
         aggregation = self._aggregation(self._suite, closing_plan(self.study).values)
         models: list[str] = []
-        for answered in self._ask("query.close", list(self._sites), content, number):
+        nodes = self._roster.nodes
+        for answered in self._roster.ask("query.close", nodes, content, number):
             if self._accept(aggregation, answered, number):
                 self._released.note(answered.site, answered.answer)
                 models.append(answered.answer.model_sha256)
-        content = self._request(number, total=aggregation.total().to_bytes())
-        for answered in self._ask("query.release", list(self._sites), content, number):
+        content = self._request(number, total=self._total_of(aggregation))
+        for answered in self._roster.ask("query.release", nodes, content, number):
             self._released.note(answered.site, answered.answer)
         self._released.publish()
         self.journal.write(
@@ -243,7 +259,7 @@ class Coordinator:
             )
         )
 
-    def _record(self, answered: _Answered, number: int, *, bytes_down: int, add_s: float) -> None:
+    def _record(self, answered: Answered, number: int, *, bytes_down: int, add_s: float) -> None:
         answer, clipped = answered.answer, answered.answer.clipped
         self.journal.write(
             SiteAnswered(
@@ -269,66 +285,61 @@ class Coordinator:
             minimum_sites=federation.minimum_sites,
         )
 
-    def _accept(self, aggregation: Aggregation, answered: _Answered, number: int) -> bool:
+    def _accept(self, aggregation: Aggregation, answered: Answered, number: int) -> bool:
         """Whether an answer went into the total; if not, the journal says why."""
         try:
             aggregation.accept(answered.site, answered.answer.sealed)
         except PpflError as error:
-            failed = SiteFailed(
-                round=number, site=answered.site, code=error.code, sentence=str(error)
-            )
-            self.journal.write(failed)
+            self._leave_out(answered, number, error)
             return False
         return True
+
+    def _leave_out(self, answered: Answered, number: int, error: PpflError) -> None:
+        self._roster.fail(number, answered.node, Refusal(answered.site, error.code, str(error)))
+
+    def _total_of(self, aggregation: Aggregation) -> bytes:
+        """The sum of a round's answers.
+
+        Raises:
+            SpoiledTotalError: no site answered, because they refuse what they were sent to open.
+            QuorumError: too few answered for another reason.
+        """
+        try:
+            return aggregation.total().to_bytes()
+        except QuorumError:
+            codes = self._roster.refused
+            refusing = [site for site, code in codes.items() if code in _UNREADABLE]
+            if aggregation.answered or not refusing:
+                raise
+            raise self._spoiled({site: codes[site] for site in refusing}) from None
+
+    def _spoiled(self, codes: Mapping[str, str]) -> SpoiledTotalError:
+        """Which total it is that the sites refuse with these codes, who is in it, what to do."""
+        if set(codes.values()) == {EnrolmentError.code}:
+            what, inside, step = "the sums of enrolment", self._enrolment.answered, ""
+        else:
+            what, inside = f"the total of round {self._done}", self._inside()
+            step = f", put {self._earlier_file.name} in the place of {self._checkpoint_file.name}"
+        wrong = ", ".join(site for site, code in codes.items() if code == OwnVectorError.code)
+        whose = f"{wrong} found that it was its own" if wrong else "none found that it was its own"
+        return SpoiledTotalError(
+            f"{', '.join(codes)} refuse {what}, in which are {', '.join(inside)}: one of these "
+            f"sent a vector that is not what it should be; {whose}, and the coordinator cannot "
+            f"see whose it was; find out, end that site{step}, and go on without it"
+        )
+
+    def _inside(self) -> tuple[str, ...]:
+        """The sites in the last total."""
+        closed = [
+            event.sites
+            for event in read_journal(self.journal.path)
+            if isinstance(event, RoundClosed) and event.round == self._done
+        ]
+        return closed[-1] if closed else self.study.federation.sites
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.study.fingerprint(), self._run, self._done, self._total)
 
     def _request(self, round_number: int, **fields: Any) -> RecordDict:
         study = self.study.fingerprint()
         return write_request(Request(study, self._run, round_number, **fields))
-
-    def _ask(
-        self, kind: str, nodes: list[int], content: RecordDict, number: int
-    ) -> Iterator[_Answered]:
-        """Answers as they arrive, until all are there or the deadline has passed."""
-        deadline_s = self.study.federation.deadline_s
-        messages = [
-            Message(content, dst_node_id=node, message_type=kind, ttl=deadline_s) for node in nodes
-        ]
-        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
-        until = time.monotonic() + deadline_s
-        while waiting and time.monotonic() < until:
-            arrived = list(self._grid.pull_messages(list(waiting)))
-            for reply in arrived:
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is None:
-                    continue
-                told = self._read(node, reply)
-                if isinstance(told, Refusal):
-                    self._failed(number, node, told)
-                else:
-                    yield told
-            if not arrived:
-                time.sleep(_POLL_S)
-        for node in waiting.values():
-            sentence = f"No answer within {deadline_s:g} s."
-            self._failed(number, node, Refusal("", "deadline", sentence))
-
-    def _read(self, node: int, reply: Message) -> _Answered | Refusal:
-        if reply.has_error():
-            sentence = "Flower lost the site or its process."
-            return Refusal("", f"flower-{reply.error.code}", sentence)
-        try:
-            told = read_answer(reply.content)
-        except MalformedMessageError as error:
-            return Refusal("", error.code, str(error))
-        if isinstance(told, Refusal):
-            return told
-        site, answer = told
-        if self._sites.get(node, site) != site:
-            return Refusal("", "wrong-site", "The answer bears the name of another site.")
-        return _Answered(node, site, answer)
-
-    def _failed(self, number: int, node: int, refusal: Refusal) -> None:
-        name = self._sites.get(node) or refusal.site or f"node {node}"
-        self.journal.write(
-            SiteFailed(round=number, site=name, code=refusal.code, sentence=refusal.sentence)
-        )

@@ -15,9 +15,9 @@ import tomli_w
 
 from coordinator.control import Control
 from coordinator.gateway_server import GatewaySettings
-from ppfl.errors import RunError
+from ppfl.errors import RunError, SpoiledTotalError
 from ppfl.federation import read_journal
-from ppfl.federation.journal import StudyClosed
+from ppfl.federation.journal import AnyEvent, StudyClosed, StudyFailed
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
 from sites.flower import flower_environment, flower_program, write_secret
@@ -77,6 +77,7 @@ def serve_coordinator(place: CoordinatorPlace) -> bool:
         PortInUseError: another program listens on one of the ports.
         RunError: the coordinator runs already in this folder.
         KeyMaterialError: a site's key is none.
+        SpoiledTotalError: the sites refuse a total, and would again.
     """
     ports = (place.listen, place.port), ("127.0.0.1", place.superlink_port)
     supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
@@ -176,6 +177,7 @@ class _Study:
         elif self._control.has_finished(self._run):
             if _is_closed(self._place.run):
                 return True
+            _check_total(self._place.run)
             _log.warning("run %d broke off and is taken up again in %.0f s", self._run, _AGAIN_S)
             self._run, self._next = 0, time.monotonic() + _AGAIN_S
         return False
@@ -199,5 +201,17 @@ def _listens(port: int) -> bool:
 
 
 def _is_closed(run: Path) -> bool:
+    return any(isinstance(event, StudyClosed) for event in _last_event(run))
+
+
+def _check_total(run: Path) -> None:
+    """Make sure that it was not for a spoiled total that the study broke off."""
+    for event in _last_event(run):
+        if isinstance(event, StudyFailed) and event.code == SpoiledTotalError.code:
+            raise SpoiledTotalError(event.sentence)
+
+
+def _last_event(run: Path) -> list[AnyEvent]:
+    """The last event of the study's journal, if there is one."""
     journal = run / "journal.jsonl"
-    return journal.exists() and any(isinstance(e, StudyClosed) for e in read_journal(journal)[-1:])
+    return read_journal(journal)[-1:] if journal.exists() else []

@@ -14,6 +14,7 @@ from ppfl.federation.journal import (
     RoundClosed,
     RoundStarted,
     SiteAnswered,
+    SiteAskedAgain,
     SiteEnrolled,
     SiteFailed,
     StudyClosed,
@@ -66,6 +67,8 @@ def read_progress(study: Study, run: Path) -> Progress:
                 sites[event.site] = "enrolled"
             case SiteAnswered():
                 sites[event.site] = f"answered in round {event.round}"
+            case SiteAskedAgain() if event.site in sites:
+                sites[event.site] = f"lost in round {event.round}, asked again: {event.code}"
             case SiteFailed() if event.site in sites:
                 sites[event.site] = f"failed in round {event.round}: {event.code}"
             case StudyFailed():

@@ -29,7 +29,10 @@
     ├── RoundError                 a round that cannot go on
     │   ├── QuorumError            fewer sites than the study needs
     │   ├── DuplicateAnswerError   a site that answered twice
-    │   └── StaleRoundError        a message of another round than the current one
+    │   ├── StaleRoundError        a message of another round than the current one
+    │   ├── EnrolmentError         sums of enrolment that a site refuses to open
+    │   ├── OwnVectorError         a site's own vector that is not what it should be
+    │   └── SpoiledTotalError      a total that all sites refuse to open
     └── RunError                   a run's folder or process that cannot be used
         ├── PortInUseError         a port that another program listens on
         └── DiskFullError          a file for which there is no room
@@ -284,6 +287,34 @@ class StaleRoundError(RoundError):
     exit_code = 53
     code = "stale-round"
     public_sentence = "The message belongs to a round that this site has already left."
+
+
+class EnrolmentError(RoundError):
+    """Sums of enrolment that a site refuses to open."""
+
+    exit_code = 55
+    code = "enrolment"
+    public_sentence = "The sums of enrolment are none that the study allows to be opened."
+
+
+class OwnVectorError(RoundError):
+    """A site's own vector that is not what it should be."""
+
+    exit_code = 56
+    code = "own-vector"
+    public_sentence = "The vector that this site sent in the last round is not what it should be."
+
+
+class SpoiledTotalError(RoundError):
+    """A total that all sites refuse to open."""
+
+    exit_code = 57
+    code = "spoiled-total"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, hint="SECURITY.md, “A spoiled total”: how to find the site, what to do then"
+        )
 
 
 class RunError(PpflError):

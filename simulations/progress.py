@@ -16,6 +16,7 @@ from ppfl.federation.journal import (
     MetricsReleased,
     RoundClosed,
     SiteAnswered,
+    SiteAskedAgain,
     SiteEnrolled,
     SiteFailed,
     StudyStarted,
@@ -97,10 +98,13 @@ def describe(event: AnyEvent) -> str:
     """An event as one line, empty for those that a user need not see as they happen."""
     match event:
         case StudyStarted():
-            size, seen = event.update_bytes / 1e6, f"{event.values:,} integers"
+            up, down = event.update_bytes / 1e6, event.round_bytes_down / 1e6
+            all_up, all_down = event.study_bytes_up / 1e6, event.study_bytes_down / 1e6
             return (
                 f"study {event.study}: {len(event.sites)} sites, {event.rounds} rounds; an update "
-                f"is {seen}, {size:.1f} MB; protection: {event.protection}"
+                f"is {event.values:,} integers; protection: {event.protection}\n"
+                f"each site sends {up:.1f} MB and receives {down:.1f} MB a round, "
+                f"{all_up:.1f} MB and {all_down:.1f} MB in all"
             )
         case SiteEnrolled():
             return f"  {event.site} enrolled"
@@ -108,6 +112,8 @@ def describe(event: AnyEvent) -> str:
             spent = ", ".join(f"{name} {s:.1f} s" for name, s in event.seconds.items())
             size = event.bytes_up / 1e6
             return f"  round {event.round}: {event.site}: {spent}; {size:.1f} MB sealed"
+        case SiteAskedAgain():
+            return f"  round {event.round}: {event.site} was lost, is back, and is asked again"
         case SiteFailed():
             return f"  round {event.round}: {event.site} failed: {event.sentence}"
         case RoundClosed():

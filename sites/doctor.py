@@ -27,8 +27,9 @@ from ppfl.xray import vault
 from ppfl.xray.vault_file import VaultKey
 from sites.approval import check_approval, check_key
 from sites.identity import read_identity
-from sites.needs import Needs, needs_of
+from sites.needs import needs_of
 from sites.reach import Reached, check_clock, check_registered, reach, tell_clock
+from sites.traffic import Traffic
 
 _SOON_DAYS = 30
 _DRIFT_S = 2.0  # a clock that is off by more will be off by more still
@@ -59,9 +60,9 @@ def examine_site(folder: Path) -> Iterator[Finding]:
     except PpflError as error:
         yield Finding.of_error("engine", error)
         return
-    yield tell_traffic(needs)
-    yield tell_memory(needs.site_memory_bytes)
-    yield tell_disk(needs.site_disk_bytes, site.work)
+    yield tell_traffic(study, needs.traffic)
+    yield tell_memory(needs.site_memory)
+    yield tell_disk(needs.site_disk, site.work)
 
 
 def tell_days(what: str, expires: datetime, *, renew: str) -> Finding:
@@ -71,15 +72,14 @@ def tell_days(what: str, expires: datetime, *, renew: str) -> Finding:
     return Finding(what, "ok", found) if days > _SOON_DAYS else Finding(what, "note", found, renew)
 
 
-def tell_traffic(needs: Needs) -> Finding:
+def tell_traffic(study: Study, traffic: Traffic) -> Finding:
     """What the study will send over a site's line."""
-    rounds = needs.study.training.rounds
-    return Finding(
-        "line",
-        "ok",
-        f"{needs.values:,} values: {needs.update_bytes / _MEGABYTE:.1f} MB up and as much down in "
-        f"a round, {needs.site_traffic_bytes / _MEGABYTE:,.0f} MB in all {rounds} rounds",
+    up, down, all_up, all_down = (
+        f"{count / _MEGABYTE:,.1f} MB"
+        for count in (traffic.round_up, traffic.round_down, traffic.all_up, traffic.all_down)
     )
+    found = f"{up} up and {down} down in a round; {all_up} up and {all_down} down in all "
+    return Finding("line", "ok", f"{found}{study.training.rounds} rounds, for each site")
 
 
 def tell_memory(needed: int) -> Finding:

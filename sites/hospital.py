@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
@@ -10,9 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ppfl.errors import StaleRoundError, StudyMismatchError
+from ppfl.errors import (
+    MalformedMessageError,
+    OwnVectorError,
+    RoundError,
+    StaleRoundError,
+    StudyMismatchError,
+)
 from ppfl.federation import Journal, Opened
-from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept
+from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept, WillSend
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.images import pixel_sums
 from ppfl.learning.memory import keep_freed_memory
@@ -22,11 +29,14 @@ from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
 from sites.approval import check_approval
+from sites.closing import CLOSING_SPLITS, closing_plan, join_splits
+from sites.kept_answer import KeptAnswer, task_digest
 from sites.mean_xrays import classes_held, xrays_to_add
 from sites.phase import Phase
-from sites.requests import Answer, Request
+from sites.requests import Answer, Released, Request
 from sites.totals import Totals
-from sites.vectors import closing_plan, enrolment_plan
+from sites.traffic import site_traffic
+from sites.vectors import enrolment_plan
 from sites.xrays import SplitName, XRays
 
 
@@ -52,6 +62,7 @@ class Hospital:
         self._phase = Phase(site.work)
         self._totals = Totals(site, self.study)
         self._xrays = XRays(site, self.study)
+        self._kept = KeptAnswer(site.work, site=site.name, study=self.study.fingerprint())
         keep_freed_memory()
         if site.threads:
             torch.set_num_threads(site.threads)
@@ -64,6 +75,7 @@ class Hospital:
         """
         self._agree(request)
         self._totals.keep_start(request)
+        self._tell_traffic(request)
         with self._phase.enter("enroll", request.round_number):
             data = self._xrays.images("train")
             integers = {
@@ -88,11 +100,17 @@ class Hospital:
         sums = XRaySums(self.study, self._totals.public_suite)
         with self._phase.enter("open", request.round_number):
             enrolled = self._totals.enrolment(request)
-        with self._phase.enter("add X-rays", request.round_number) as step:
-            data = self._xrays.images("train")
-            sealed = sums.seal(xrays_to_add(self.study, data, enrolled, step))
+
+        def add() -> Answer:
+            with self._phase.enter("add X-rays", request.round_number) as step:
+                data = self._xrays.images("train")
+                sealed = sums.seal(xrays_to_add(self.study, data, enrolled, step))
+            return Answer(sealed=sealed.to_bytes())
+
+        task = task_digest("add_xrays", request, enrolled)
+        answer, again = self._kept_or_made(request, task, add)
         what = "sealed vector: sums of the X-rays of each class"
-        return self._leave(request, Answer(sealed=sealed.to_bytes()), what)
+        return self._leave(request, answer, what, again=again)
 
     def release_xrays(self, request: Request) -> Answer:
         """The federation's mean X-rays, opened from the sum of all sites' X-rays.
@@ -107,57 +125,22 @@ class Hospital:
         return self._leave(request, Answer(mean_xrays=means))
 
     def train(self, request: Request) -> Answer:
-        """The site's sealed update for a round.
+        """The site's sealed update for a round; asked again for the same one, the same bytes.
 
         Raises:
             PpflError: the request is not of this study or round, the total is not one the study
                 allows to be opened, or training failed.
         """
-        number = request.round_number
         self._agree_on_round(request)
-        with self._phase.enter("open", number):
+        with self._phase.enter("open", request.round_number):
             enrolled = self._totals.enrolment(request)
-            model, released = self._totals.model(request)
-        start = self._totals.shared(model)
-        normalisation = self._normalisation(enrolled)
-        suite, plan = self._totals.suite, self._totals.update_plan(model)
-        with suite.preparing(plan.values):
-            with self._phase.enter("evaluate", number):
-                counts = self._evaluate(model, "validation", normalisation)
-            with self._phase.enter("train", number) as step:
-                data = self._xrays.images("train")
-                train_locally(
-                    model,
-                    data,
-                    self.study.training,
-                    classes=len(self.study.classes),
-                    normalisation=normalisation,
-                    round_number=number,
-                    seed=self._seed,
-                    progress=step,
-                    deadline_s=self.study.federation.deadline_s,
-                )
-        with self._phase.enter("seal", number):
-            sealed = plan.seal(
-                suite,
-                round_number=number,
-                integers=counts.as_arrays(),
-                parameters=self._totals.shared(model),
-                model=start,
-                weight=len(data.labels) / int(enrolled.integers["images"]),
-            )
-            wire = sealed.vector.to_bytes()
-            self._totals.keep_local(model, request)  # not before: a failed round leaves no trace
-        answer = Answer(
-            sealed=wire,
-            released=released,
-            released_round=number - 2,
-            model_sha256=parameters_sha256(start),
-            seconds=self._phase.seconds | {"ahead": round(suite.ahead_s, 3)},
-            clipped=sealed.clipped,
-        )
+        # layers that stay here are what this run has made of them
+        run = request.run if self.study.model.has_local_layers else ""
+        task = task_digest("train", request, enrolled, run=run)
+        answer, again = self._kept_or_made(request, task, lambda: self._update(request, enrolled))
         self._remember(request)
-        return self._leave(request, answer, "sealed vector: the update, and counts of validation")
+        what = "sealed vector: the update, and counts of validation"
+        return self._leave(request, answer, what, again=again)
 
     def close(self, request: Request) -> Answer:
         """The sealed counts of the final model, which the site opens, tests and keeps.
@@ -169,14 +152,16 @@ class Hospital:
         self._agree_on_round(request)
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
-            model, released = self._totals.model(request)
+            model, released = self._model(request)
+        self._kept.remove()  # the last round is closed
         normalisation = self._normalisation(enrolled)
         with self._phase.enter("evaluate", number):
-            integers = {
-                f"{split}.{name}": array
-                for split in ("validation", "test")
-                for name, array in self._evaluate(model, split, normalisation).as_arrays().items()
-            }
+            integers = join_splits(
+                {
+                    split: self._evaluate(model, split, normalisation).as_arrays()
+                    for split in CLOSING_SPLITS
+                }
+            )
             plan = closing_plan(self.study)
             sealed = plan.seal(self._totals.suite, round_number=number, integers=integers)
         answer = Answer(
@@ -231,6 +216,75 @@ class Hospital:
             return {}
         return state
 
+    # What is sealed once, however often it is asked for
+
+    def _kept_or_made(
+        self, request: Request, task: str, make: Callable[[], Answer]
+    ) -> tuple[Answer, bool]:
+        """The answer that was kept for a task, or else one made now; whether it was kept."""
+        kept = self._kept.read(task)
+        if kept.sealed:
+            return kept, True
+        made = make()
+        self._kept.write(task, made, round_number=request.round_number)
+        return made, False
+
+    def _update(self, request: Request, enrolled: Opened) -> Answer:
+        number = request.round_number
+        with self._phase.enter("open", number):
+            model, released = self._model(request)
+        start = self._totals.shared(model)
+        normalisation = self._normalisation(enrolled)
+        suite, plan = self._totals.suite, self._totals.update_plan(model)
+        with suite.preparing(plan.values):
+            with self._phase.enter("evaluate", number):
+                counts = self._evaluate(model, "validation", normalisation)
+            with self._phase.enter("train", number) as step:
+                data = self._xrays.images("train")
+                train_locally(
+                    model,
+                    data,
+                    self.study.training,
+                    classes=len(self.study.classes),
+                    normalisation=normalisation,
+                    round_number=number,
+                    seed=self._seed,
+                    progress=step,
+                    deadline_s=self.study.federation.deadline_s,
+                )
+        with self._phase.enter("seal", number):
+            sealed = plan.seal(
+                suite,
+                round_number=number,
+                integers=counts.as_arrays(),
+                parameters=self._totals.shared(model),
+                model=start,
+                weight=len(data.labels) / int(enrolled.integers["images"]),
+            )
+            wire = sealed.vector.to_bytes()
+            self._totals.keep_local(model, request)  # not before: a failed round leaves no trace
+        return Answer(
+            sealed=wire,
+            released=released,
+            released_round=number - 2,
+            model_sha256=parameters_sha256(start),
+            seconds=self._phase.seconds | {"ahead": round(suite.ahead_s, 3)},
+            clipped=sealed.clipped,
+        )
+
+    def _model(self, request: Request) -> tuple[nn.Module, Released]:
+        """The model in the total; if that is none, whether it was this site that spoiled it."""
+        try:
+            return self._totals.model(request)
+        except (MalformedMessageError, RoundError, StudyMismatchError):
+            last = request.round_number - 1
+            try:
+                self._totals.check_own(self._kept.sealed_in(last), round_number=last)
+            except OwnVectorError:
+                self._kept.remove()  # or it would be sent again
+                raise
+            raise
+
     # Images
 
     def _evaluate(
@@ -259,6 +313,20 @@ class Hospital:
 
     # What stays, and what leaves
 
+    def _tell_traffic(self, request: Request) -> None:
+        """Write down how much is going to leave and to come."""
+        traffic = site_traffic(self.study, self._totals.suite, request.start)
+        self.journal.write(
+            WillSend(
+                site=self.site.name,
+                rounds=self.study.training.rounds,
+                round_bytes_up=traffic.round_up,
+                round_bytes_down=traffic.round_down,
+                study_bytes_up=traffic.all_up,
+                study_bytes_down=traffic.all_down,
+            )
+        )
+
     def _keep(self, model: nn.Module, rounds: int, normalisation: tuple[float, float]) -> str:
         """Write the model of so many rounds to the site's folder; its digest."""
         kept = StudyModel(
@@ -274,7 +342,9 @@ class Hospital:
         self.journal.write(ModelKept(round=rounds, site=self.site.name, sha256=digest))
         return digest
 
-    def _leave(self, request: Request, answer: Answer, sealed: str = "") -> Answer:
+    def _leave(
+        self, request: Request, answer: Answer, sealed: str = "", *, again: bool = False
+    ) -> Answer:
         """Write down what leaves this hospital, then let it."""
         items = []
         if answer.sealed:
@@ -290,7 +360,10 @@ class Hospital:
             if value:
                 size = len(json.dumps(value))
                 items.append(LeftItem(what=what, protection="none, in the clear", bytes=size))
-        left = LeftHospital(round=request.round_number, site=self.site.name, items=tuple(items))
-        self.journal.write(left)
+        self.journal.write(
+            LeftHospital(
+                round=request.round_number, site=self.site.name, items=tuple(items), again=again
+            )
+        )
         self._phase.finish(request.round_number)
         return answer

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from ppfl.errors import MalformedMessageError
-from ppfl.settings import Name, Sha256
-from sites.requests import Answer, Refusal, ReleasedSplit, Request
+from sites.clear import ClearPart
+from sites.requests import Answer, Refusal, Request
 
 SEALED = "sealed"
 """The record in which a site's own vector travels."""
 
 _STYPE = "ppfl.sealed.v1"  # no other code can take these bytes for numbers and average them
 _LONGEST = 200  # characters of a refusal that are kept
-
-
-class _Clear(BaseModel):
-    """The part of an answer that is not sealed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    site: Name
-    released: dict[ReleasedSplit, dict[str, Any]]
-    released_round: int
-    model_sha256: Sha256
-    mean_xrays: dict[str, str]
-    seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
-    clipped: Annotated[int, Field(ge=0)]
 
 
 def write_request(request: Request) -> RecordDict:
@@ -74,15 +58,7 @@ def read_request(content: RecordDict) -> Request:
 
 def write_answer(site: str, answer: Answer) -> RecordDict:
     """A site's answer as a message's content."""
-    clear = _Clear(
-        site=site,
-        released=dict(answer.released),
-        released_round=answer.released_round,
-        model_sha256=answer.model_sha256,
-        mean_xrays=dict(answer.mean_xrays),
-        seconds=dict(answer.seconds),
-        clipped=answer.clipped,
-    )
+    clear = ClearPart.of(site, answer)
     content = RecordDict()
     content["answer"] = ConfigRecord({"clear": clear.model_dump_json()})
     if answer.sealed:
@@ -109,20 +85,11 @@ def read_answer(content: RecordDict) -> tuple[str, Answer] | Refusal:
     try:
         if refusal := records.get("refusal"):
             return Refusal(*(str(refusal[k])[:_LONGEST] for k in ("site", "code", "sentence")))
-        clear = _Clear.model_validate_json(str(records["answer"]["clear"]))
+        clear = ClearPart.model_validate_json(str(records["answer"]["clear"]))
         sealed = read_sealed(content, SEALED)
     except (KeyError, TypeError, ValueError, ValidationError):
         raise MalformedMessageError("the answer is not one of this protocol") from None
-    answer = Answer(
-        sealed=sealed,
-        released=clear.released,
-        released_round=clear.released_round,
-        model_sha256=clear.model_sha256,
-        mean_xrays=clear.mean_xrays,
-        seconds=clear.seconds,
-        clipped=clear.clipped,
-    )
-    return clear.site, answer
+    return clear.site, clear.with_sealed(sealed)
 
 
 def write_sealed(content: RecordDict, name: str, wire: bytes) -> None:

@@ -16,7 +16,8 @@ _EVERY_S = 0.5
 class Phase:
     """A small file that says which phase of which round a site is in, and how far.
 
-    ``seconds`` maps each phase that has ended to its wall time.
+    ``seconds`` maps each phase that has ended to its wall time; one that was entered twice, to both
+    together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +36,8 @@ class Phase:
                 self._write({"round": round_number, "phase": phase, "done": done, "of": of})
 
         yield step
-        self.seconds[phase] = round(time.monotonic() - began, 3)
+        spent = self.seconds.get(phase, 0.0) + time.monotonic() - began
+        self.seconds[phase] = round(spent, 3)
 
     def finish(self, round_number: int) -> None:
         """Say that the site has answered, and waits."""

@@ -13,7 +13,14 @@ from torch import nn
 
 from ppfl.codec import Suite
 from ppfl.crypto import PrivateKey, read_private_key
-from ppfl.errors import MalformedMessageError, StaleRoundError
+from ppfl.errors import (
+    EnrolmentError,
+    MalformedMessageError,
+    OwnVectorError,
+    RoundError,
+    StaleRoundError,
+    StudyMismatchError,
+)
 from ppfl.federation import Opened, VectorPlan
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model, save_model
@@ -26,10 +33,11 @@ from ppfl.learning.models import (
     shared_names,
 )
 from ppfl.settings import SiteFile, Study
+from sites.closing import closing_plan, part_splits
 from sites.local_layers import LocalLayers
 from sites.mean_xrays import means_to_release
 from sites.requests import Parameters, Released, ReleasedSplit, Request
-from sites.vectors import closing_plan, create_suite, enrolment_plan, shapes_of, update_plan
+from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 
 _RELEASED_DIGITS = 6  # two machines may differ in the last bits of a float, never in these
 
@@ -65,9 +73,13 @@ class Totals:
         """The counts of all enrolled sites together.
 
         Raises:
-            PpflError: it is no sum that the study allows to be opened; so for all below.
+            EnrolmentError: it is no sum that the study allows to be opened. Below, the error says
+                in what way a total is none; here, only that it is not a round's total.
         """
-        return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
+        try:
+            return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
+        except (MalformedMessageError, RoundError, StudyMismatchError) as error:
+            raise EnrolmentError(f"enrolment: {error}") from None
 
     def keep_start(self, request: Request) -> None:
         """Keep the starting parameters, which come once, for whenever the site needs them.
@@ -107,6 +119,9 @@ class Totals:
 
         It is the average of all sites, and this site's own local layers. A site that has trained
         none yet begins with those of the start.
+
+        Raises:
+            PpflError: the total is none that the study allows to be opened, or a file is damaged.
         """
         model, number = self._build(), request.round_number
         if number == 1:
@@ -120,20 +135,38 @@ class Totals:
         return model, self._release("validation", opened.integers)
 
     def closing(self, request: Request) -> Released:
-        """The metrics of the final model, on both splits."""
+        """The metrics of the final model, on both splits.
+
+        Raises:
+            PpflError: the total is none that the study allows to be opened.
+        """
         opened = self._open(
             closing_plan(self._study), request.total, round_number=request.round_number
         )
         released: dict[ReleasedSplit, dict[str, Any]] = {}
-        splits: tuple[ReleasedSplit, ...] = ("validation", "test")
-        for split in splits:
-            own = {
-                name.removeprefix(f"{split}."): array
-                for name, array in opened.integers.items()
-                if name.startswith(f"{split}.")
-            }
-            released.update(self._release(split, own))
+        for split, counts in part_splits(opened.integers).items():
+            released.update(self._release(split, counts))
         return released
+
+    def check_own(self, sealed: bytes, *, round_number: int) -> None:
+        """Make sure that this site's own update of a round is what it should be.
+
+        Args:
+            sealed: the vector as it was kept here, never one that came from elsewhere; empty
+                where none was kept.
+            round_number: the round.
+
+        Raises:
+            OwnVectorError: it is not.
+        """
+        if not sealed:
+            return
+        plan = self.update_plan(self._build())
+        try:
+            vector = self.suite.read(sealed, values=plan.values)
+            plan.read(self.suite.open(vector), round_number=round_number, own=True)
+        except (MalformedMessageError, RoundError, StudyMismatchError) as error:
+            raise OwnVectorError(f"this site's own vector: {error}") from None
 
     def shared(self, model: nn.Module) -> Parameters:
         """The parameters that the study averages."""

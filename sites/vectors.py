@@ -30,17 +30,7 @@ def enrolment_plan(study: Study) -> VectorPlan:
 
 def update_plan(study: Study, shapes: Shapes) -> VectorPlan:
     """What a site tells in each round: its parameters, and counts of how the model did."""
-    return VectorPlan(study, parameters=shapes, integers=_count_shapes(study))
-
-
-def closing_plan(study: Study) -> VectorPlan:
-    """What a site tells at the end: counts of how the final model did, on both splits."""
-    integers = {
-        f"{split}.{name}": shape
-        for split in ("validation", "test")
-        for name, shape in _count_shapes(study).items()
-    }
-    return VectorPlan(study, parameters={}, integers=integers)
+    return VectorPlan(study, parameters=shapes, integers=count_shapes(study))
 
 
 def create_suite(
@@ -91,6 +81,7 @@ def shapes_of(parameters: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[
     return {name: array.shape for name, array in parameters.items()}
 
 
-def _count_shapes(study: Study) -> Shapes:
+def count_shapes(study: Study) -> Shapes:
+    """Shapes of the counts of one split's evaluation."""
     counts = EvaluationCounts.empty(len(study.classes)).as_arrays()
     return {name: array.shape for name, array in counts.items()}

@@ -13,8 +13,8 @@ _MAY_IMPORT = {
     "settings": {"errors", "settings"},
     "crypto": {"errors", "crypto"},
     "codec": {"errors", "crypto", "codec"},
-    "federation": {"errors", "settings", "crypto", "codec", "federation"},
-    "learning": {"errors", "settings", "xray", "learning"},
+    "federation": {"errors", "files", "settings", "crypto", "codec", "federation"},
+    "learning": {"errors", "files", "settings", "xray", "learning"},
     "xray": {"errors", "crypto", "xray"},
     "report": {"errors", "federation", "report"},
 }

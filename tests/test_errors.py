@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -52,7 +53,9 @@ def _main(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int | str | None
 def test_each_error_ends_the_program_with_its_code(
     kind: type[PpflError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, kind("it is wrong", hint="do this")) == kind.exit_code
+    error = kind("it is wrong")
+    error.hint = "do this"
+    assert _main(monkeypatch, error) == kind.exit_code
     assert capsys.readouterr().err == "ppfl: it is wrong\nhint: do this\n"
 
 
@@ -80,9 +83,11 @@ def test_a_record_for_which_there_is_no_room_says_so(
 ) -> None:
     with pytest.raises(DiskFullError, match="No space left on device"):
         Journal(Path("/dev/full")).write(RoundStarted(round=1, sites=("a",)))
-    (tmp_path / "checkpoint.part").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError, match=r"checkpoint.*No space left") as caught:
-        Checkpoint("s", "r", 1, b"total").write(tmp_path / "checkpoint.bin")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", Mock(side_effect=full))
+        with pytest.raises(DiskFullError, match=r"checkpoint.*No space left") as caught:
+            Checkpoint("s", "r", 1, b"total").write(tmp_path / "checkpoint.bin")
     assert _main(monkeypatch, caught.value) == 60
     assert "last complete round" in caught.value.hint
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from ppfl.errors import RunError, StudyMismatchError, write_error
+from ppfl.files import replace_private
 
 _LONGEST_HEADER = 4096
 
@@ -41,13 +41,8 @@ class Checkpoint:
             "round_number": self.round_number,
             "sha256": hashlib.sha256(self.total).hexdigest(),
         }
-        temporary = path.with_suffix(".part")
         try:
-            with temporary.open("wb") as file:
-                file.write(json.dumps(header).encode() + b"\n" + self.total)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace_private(path, [json.dumps(header).encode(), b"\n", self.total])
         except OSError as error:
             raise write_error(f"{path}: the checkpoint cannot be written", error) from None
 

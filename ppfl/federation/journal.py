@@ -45,6 +45,9 @@ class StudyStarted(Event):
     rounds: int
     values: int = Field(description="integers in one update")
     update_bytes: int = Field(description="bytes that each site sends in a round")
+    round_bytes_down: int = Field(0, description="bytes that each site receives in a round")
+    study_bytes_up: int = Field(0, description="bytes that each site sends in all rounds to come")
+    study_bytes_down: int = Field(0, description="bytes that each site receives in them")
     versions: dict[str, str]
     resumed_after: int
 
@@ -78,6 +81,15 @@ class SiteAnswered(Event):
         description="open, evaluate, train, seal; ahead: of sealing, beside training; add"
     )
     clipped: int
+
+
+class SiteAskedAgain(Event):
+    """A site was lost on the way, is back, and was asked once more; ``code`` is Flower's."""
+
+    event: Literal["site_asked_again"] = "site_asked_again"
+    round: int
+    site: str
+    code: str
 
 
 class SiteFailed(Event):
@@ -138,6 +150,7 @@ class LeftHospital(Event):
     round: int
     site: str
     items: tuple[LeftItem, ...]
+    again: bool = Field(False, description="the bytes of an earlier answer, sent once more")
 
 
 class LeftItem(BaseModel):
@@ -148,6 +161,18 @@ class LeftItem(BaseModel):
     what: str
     protection: str
     bytes: int
+
+
+class WillSend(Event):
+    """What a study takes from a site and to it, told before anything has left."""
+
+    event: Literal["will_send"] = "will_send"
+    site: str
+    rounds: int
+    round_bytes_up: int
+    round_bytes_down: int
+    study_bytes_up: int = Field(description="in all rounds, from enrolment to the closing")
+    study_bytes_down: int
 
 
 class Refused(Event):
@@ -192,12 +217,14 @@ AnyEvent = (
     | SiteEnrolled
     | RoundStarted
     | SiteAnswered
+    | SiteAskedAgain
     | SiteFailed
     | RoundClosed
     | MetricsReleased
     | MeanXRaysReleased
     | Alarm
     | LeftHospital
+    | WillSend
     | Refused
     | ModelKept
     | StudyClosed

@@ -35,6 +35,7 @@ from ppfl.errors import (
     QuorumError,
     StaleRoundError,
     StudyMismatchError,
+    ValueRangeError,
 )
 from ppfl.settings import Study
 
@@ -149,8 +150,10 @@ class VectorPlan:
         """
         return self.read(suite.open(vector), round_number=round_number)
 
-    def read(self, sums: NDArray[np.int64], *, round_number: int) -> Opened:
+    def read(self, sums: NDArray[np.int64], *, round_number: int, own: bool = False) -> Opened:
         """What the (values,) integers of an opened sum say, after the same checks.
+
+        ``own`` is for the one vector that a site may look into by itself: that which it sealed.
 
         Raises:
             QuorumError: it is a sum of fewer sites than the study demands, or of more than it has.
@@ -159,10 +162,17 @@ class VectorPlan:
             MalformedMessageError: it is no sum of such vectors, or its sites disagree about ranges.
         """
         split = sums.size - self._tail.values
-        integers = self._tail.decode(sums[split:])
+        try:
+            integers = self._tail.decode(sums[split:])
+        except ValueRangeError:
+            raise MalformedMessageError(
+                f"round {round_number}: no total of vectors of this study"
+            ) from None
         bound = {name: integers.pop(name) for name in self._bound}
         sites = int(bound["sites"])
         least, most = self._study.federation.minimum_sites, len(self._study.federation.sites)
+        if own:
+            least = most = 1
         if not least <= sites <= most:
             raise QuorumError(
                 f"round {round_number}: a total of {sites} sites, {least} to {most} are allowed"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppfl.errors import ModelError
+from ppfl.files import replace_private
 
 _ORDER = "ppfl_order"  # safetensors sorts its tensors; the digest and the layout need their order
 
@@ -38,21 +37,9 @@ def save_model(
     }
     header = {**metadata, _ORDER: json.dumps(list(parameters))}
     try:
-        _write_private(path, safetensors.numpy.save(tensors, metadata=header))
+        replace_private(path, [safetensors.numpy.save(tensors, metadata=header)])
     except OSError as error:
         raise ModelError(f"{path}: the model cannot be written: {error.strerror}") from None
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def load_model(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:

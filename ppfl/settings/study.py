@@ -89,6 +89,11 @@ class ModelOptions(Section):
         "`features.0` is the stem of MobileNetV2, `classifier` its last layer",
     )
 
+    @property
+    def has_local_layers(self) -> bool:
+        """Whether some parameters never leave their site."""
+        return self.batch_norm == "local" or bool(self.local_layers)
+
 
 class TrainingOptions(Section):
     """What every site does between two sums."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from coordinator.rounds import Coordinator
-from ppfl.errors import QuorumError
-from ppfl.federation import read_journal
-from ppfl.federation.journal import RoundClosed, SiteFailed, StudyClosed, StudyFailed
+from ppfl.errors import SpoiledTotalError
+from ppfl.federation import VectorPlan, read_journal
+from ppfl.federation.journal import Refused, RoundClosed, SiteFailed, StudyClosed, StudyFailed
+from ppfl.learning.files import load_model
 from simulations.local_grid import LocalGrid
 from simulations.prepare import prepare
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed, write_sealed
+from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 from tests.simulations.tiny import SITES, tiny_scenario
 
 Tamper = Callable[[Message, Message], Message | None]
@@ -163,22 +167,119 @@ def test_a_site_that_does_not_answer_in_time_is_left_out(
     assert (failed.site, failed.code) == ("north", "deadline")
 
 
-def test_an_update_of_an_earlier_round_spoils_the_total_and_is_noticed(
+def _replay() -> Tamper:
+    """North sends its update of the first round in all rounds."""
+    kept: list[bytes] = []
+
+    def tamper(_: Message, reply: Message) -> Message:
+        kept.append(read_sealed(reply.content, SEALED))
+        return _with_vector(reply, lambda _: kept[0])
+
+    return tamper
+
+
+def test_a_total_that_the_sites_refuse_is_named_and_can_be_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
     prepare(tiny_scenario("unsafe_plaintext"), folder)
-    kept: list[bytes] = []
-
-    def replay(_: Message, reply: Message) -> Message:
-        kept.append(read_sealed(reply.content, SEALED))
-        return _with_vector(reply, lambda _: kept[0])
-
-    with pytest.raises(QuorumError):
-        Coordinator(TamperingGrid(replay), folder).run()
-    events = read_journal(folder / "journal.jsonl")
     # the coordinator cannot see it, but every site that opens the total can
+    for _ in range(2):  # to go on from there helps nobody
+        with pytest.raises(SpoiledTotalError) as told:
+            Coordinator(TamperingGrid(_replay()), folder).run(resume=True)
+    assert str(told.value) == (
+        "east, north, west refuse the total of round 2, in which are east, north, west: one of "
+        "these sent a vector that is not what it should be; none found that it was its own, and "
+        "the coordinator cannot see whose it was; find out, end that site, put "
+        "checkpoint-earlier.bin in the place of checkpoint.bin, and go on without it"
+    )
+    events = read_journal(folder / "journal.jsonl")
     codes = {e.code for e in events if isinstance(e, SiteFailed) and e.round == 3}
     assert codes == {"stale-round"}
     assert isinstance(events[-1], StudyFailed)
+    assert (events[-1].code, events[-1].sentence) == ("spoiled-total", str(told.value))
+
+    class WithoutNorth(LocalGrid):
+        def get_node_ids(self) -> Iterable[int]:
+            return [1, 3]
+
+    (folder / "checkpoint-earlier.bin").replace(folder / "checkpoint.bin")
+    Coordinator(WithoutNorth(app, sites=len(SITES)), folder, connect_s=0).run(resume=True)
+    events = read_journal(folder / "journal.jsonl")
+    assert isinstance(events[-1], StudyClosed)
+    closed = [(event.round, set(event.sites)) for event in events if isinstance(event, RoundClosed)]
+    assert closed == [(1, set(SITES)), (2, set(SITES)), (2, {"east", "west"})]
+
+
+@pytest.mark.parametrize("value", [1, 16383])
+def test_garbage_that_no_one_can_tell_from_a_vector_spoils_the_total(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: int
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    study = prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), folder)
+    suite = create_suite(study, None)
+    start, _ = load_model(folder / "start.safetensors")
+    values = update_plan(study, shapes_of(start)).values
+    wire = suite.seal(np.full(values, value)).to_bytes()
+
+    def tamper(_: Message, reply: Message) -> Message:
+        return _with_vector(reply, lambda _: wire)
+
+    with pytest.raises(SpoiledTotalError, match="refuse the total of round 1"):
+        Coordinator(TamperingGrid(tamper), folder).run()
+
+
+def test_a_site_finds_that_the_wrong_vector_was_its_own_and_makes_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    seal, updates = VectorPlan.seal, []
+
+    def seal_wrongly(*arguments: Any, **options: Any) -> Any:
+        if "parameters" in options:
+            updates.append(options)
+            if len(updates) == 5:  # north's in round 2
+                options["round_number"] = 7
+        return seal(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VectorPlan, "seal", seal_wrongly)
+        with pytest.raises(SpoiledTotalError, match="north found that it was its own"):
+            Coordinator(LocalGrid(app, sites=len(SITES)), folder).run()
+    events = read_journal(folder / "journal.jsonl")
+    codes = {e.site: e.code for e in events if isinstance(e, SiteFailed) and e.round == 3}
+    assert codes == {"east": "stale-round", "north": "own-vector", "west": "stale-round"}
+    (folder / "checkpoint-earlier.bin").replace(folder / "checkpoint.bin")
+    Coordinator(LocalGrid(app, sites=len(SITES)), folder).run(resume=True)
+    events = read_journal(folder / "journal.jsonl")
+    assert isinstance(events[-1], StudyClosed)
+    assert events[-1].sites == SITES
+
+
+def test_sums_of_enrolment_that_the_sites_refuse_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    study = prepare(tiny_scenario("unsafe_plaintext"), folder)
+    other = study.model_copy(update={"seed": 1})
+    counts = {"images": np.array(1), "class_images": np.ones(2, int), "pixels": np.ones(3, int)}
+    suite = create_suite(other, None)
+    wire = enrolment_plan(other).seal(suite, round_number=0, integers=counts).vector.to_bytes()
+
+    def tamper(_: Message, reply: Message) -> Message:
+        return _with_vector(reply, lambda _: wire)
+
+    with pytest.raises(SpoiledTotalError, match="refuse the sums of enrolment") as told:
+        Coordinator(TamperingGrid(tamper, kind="query.enroll"), folder).run()
+    assert "checkpoint" not in str(told.value)
+    refused = read_journal(folder / "sites" / "east" / "work" / "journal.jsonl")[-1]
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.reason) == (
+        "enrolment",
+        "enrolment: round 0: a total of another study",
+    )

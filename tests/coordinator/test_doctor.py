@@ -55,7 +55,7 @@ def test_a_coordinator_that_is_ready(folder: Path, monkeypatch: pytest.MonkeyPat
     assert {f.what for f in found.values() if f.state != "ok"} <= {"certificate"}
     assert found["kits"].found == "of alpha, beta"
     assert found["run"].found.endswith("run: not begun")
-    assert " MB up and as much down in a round, " in found["line"].found
+    assert " MB down in a round; " in found["line"].found
     monkeypatch.setattr(simulations.doctor, "_KEY_BITS", 2048)
     result = CliRunner().invoke(_app, ["doctor", "--coordinator", str(folder), "--json"])
     assert result.exit_code == 0

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 import coordinator.serve
 from coordinator.control import Control
 from coordinator.serve import CoordinatorPlace, _Study, _write_app, coordinator_programs
-from ppfl.errors import KeyMaterialError, RunError
+from ppfl.errors import KeyMaterialError, RunError, SpoiledTotalError
 from ppfl.federation import Journal
-from ppfl.federation.journal import StudyClosed
+from ppfl.federation.journal import StudyClosed, StudyFailed
 from sites.flower import flower_environment, write_secret
 from tests.coordinator.certificates import openssh_line, write_certificates
 from tests.coordinator.gateway_in_threads import serving
@@ -174,6 +174,25 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     assert look(2)
     assert _Study(_place(tmp_path)).is_closed()
     assert runs.did.count("start") == 2
+
+
+def test_a_study_whose_total_is_spoiled_is_not_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = _Runs()
+    monkeypatch.setattr(coordinator.serve, "Control", lambda *_: runs)
+    monkeypatch.setattr(coordinator.serve, "_listens", lambda _: True)
+    monkeypatch.setattr(coordinator.serve, "_LOOK_S", 0)
+    study = _Study(_place(tmp_path))
+    assert not study.is_closed()
+    failed = StudyFailed(round=2, code="spoiled-total", sentence="a refuses the total of round 2")
+    Journal(tmp_path / "journal.jsonl").write(failed)
+    runs.finished = True
+    with pytest.raises(SpoiledTotalError, match="a refuses the total of round 2") as told:
+        study.is_closed()
+    assert "A spoiled total" in told.value.hint
+    assert "A spoiled total" in (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    assert runs.did.count("start") == 1
 
 
 def test_superlink_listens_on_the_loopback_interface_and_asks_for_keys(tmp_path: Path) -> None:

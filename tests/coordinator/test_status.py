@@ -22,6 +22,7 @@ from ppfl.federation.journal import (
     RoundClosed,
     RoundStarted,
     SiteAnswered,
+    SiteAskedAgain,
     SiteEnrolled,
     SiteFailed,
     StudyClosed,
@@ -109,6 +110,8 @@ def test_a_study_is_followed_from_draft_to_end(folder: Path) -> None:
         {"name": "alpha", "connected": None, "last": "answered in round 2"},
         {"name": "beta", "connected": None, "last": "answered in round 1"},
     ]
+    _write(folder, SiteAskedAgain(round=2, site="beta", code="flower-5"))
+    assert _status(folder)["sites"][1]["last"] == "lost in round 2, asked again: flower-5"
     _write(folder, *_LOST)
     told = _status(folder)
     assert told["failure"] == "quorum: One of two."

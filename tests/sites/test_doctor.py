@@ -49,7 +49,7 @@ def test_a_site_that_is_ready(alpha: tuple[Path, Site], monkeypatch: pytest.Monk
     assert "answers, and knows this site's key" in found["coordinator"].found
     assert "the coordinator, within a second or two" in found["clock"].found
     assert "more days, until" in found["certificate"].found
-    assert " MB up and as much down in a round, " in found["line"].found
+    assert " MB down in a round; " in found["line"].found
     monkeypatch.setattr(simulations.doctor, "_KEY_BITS", 2048)
     result = CliRunner().invoke(_app, ["doctor", "--site", str(folder), "--json"])
     assert result.exit_code == 0

@@ -1,0 +1,49 @@
+"""The part of an answer that is not sealed, as text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ppfl.settings import Name, Sha256
+from sites.requests import Answer, ReleasedSplit
+
+
+class ClearPart(BaseModel):
+    """What a site tells in the clear, and which site it is; nothing else may be there."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    site: Name
+    released: dict[ReleasedSplit, dict[str, Any]]
+    released_round: int
+    model_sha256: Sha256
+    mean_xrays: dict[str, str]
+    seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    clipped: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def of(cls, site: str, answer: Answer) -> Self:
+        """The clear part of a site's answer."""
+        return cls(
+            site=site,
+            released=dict(answer.released),
+            released_round=answer.released_round,
+            model_sha256=answer.model_sha256,
+            mean_xrays=dict(answer.mean_xrays),
+            seconds=dict(answer.seconds),
+            clipped=answer.clipped,
+        )
+
+    def with_sealed(self, sealed: bytes) -> Answer:
+        """The whole answer."""
+        return Answer(
+            sealed=sealed,
+            released=self.released,
+            released_round=self.released_round,
+            model_sha256=self.model_sha256,
+            mean_xrays=self.mean_xrays,
+            seconds=self.seconds,
+            clipped=self.clipped,
+        )
