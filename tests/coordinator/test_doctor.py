@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -78,6 +79,13 @@ def _run_of_another_study(folder: Path) -> None:
     _edit("run/study.toml", "rounds = 10", "rounds = 9")(folder)
 
 
+def _name_another_start(folder: Path) -> None:
+    text = (folder / "study.toml").read_text()
+    other = re.sub('start_sha256 = "[0-9a-f]{64}"', f'start_sha256 = "{"0" * 64}"', text)
+    assert other != text
+    (folder / "study.toml").write_text(other)
+
+
 def _swap_cards(folder: Path) -> None:
     shutil.copy(folder / "cards" / "alpha.card", folder / "cards" / "beta.card")
 
@@ -101,6 +109,7 @@ def _swap_cards(folder: Path) -> None:
         (_edit(COORDINATOR_FILE, "port = 9443", "port = 9440"), "kits", "kit"),
         (_edit("study.toml", "rounds = 10", "rounds = 9"), "kits", "kit"),
         (lambda f: (f / "start.safetensors").unlink(), "start", "model"),
+        (_name_another_start, "start", "model"),
     ],
 )  # fmt: skip
 def test_each_thing_that_is_wrong_is_found(
