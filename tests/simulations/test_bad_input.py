@@ -67,15 +67,18 @@ def _corrupt_image(site: Path) -> None:
     next((site / "xrays").rglob("*.png")).write_bytes(b"no picture")
 
 
-@pytest.mark.parametrize("change", [_no_folder, _empty_folder, _corrupt_image])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [(_no_folder, "data"), (_empty_folder, "data"), (_corrupt_image, "unreadable-image")],
+)
 def test_a_site_without_usable_images_says_so_to_its_owner_only(
-    tmp_path: Path, change: Callable[[Path], None]
+    tmp_path: Path, change: Callable[[Path], None], code: str
 ) -> None:
     prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
     north = tmp_path / "run" / "sites" / "north"
     change(north)
     run_in_process(tmp_path / "run")
-    assert _failed(tmp_path / "run") == {("north", "data")}
+    assert _failed(tmp_path / "run") == {("north", code)}
     assert str(north) not in (tmp_path / "run" / "journal.jsonl").read_text()
     refused = [e for e in read_journal(north / "work" / "journal.jsonl") if isinstance(e, Refused)]
     assert str(north / "xrays") in refused[0].reason
