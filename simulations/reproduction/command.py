@@ -121,21 +121,14 @@ def _about(result: RowResult, *, quick: bool, public: Sequence[ImageRecord]) -> 
 def _show(results: Sequence[RowResult], out: Path) -> None:
     table = Table(box=box.SIMPLE_HEAD, caption="brackets: 95 %, bootstrap over patients")
     table.add_column("")
-    table.add_column("the network sees", min_width=20)
-    for heading in ("accuracy, %", "less than plain", "chance, %", "min"):
+    table.add_column("the network sees")
+    for heading in ("accuracy, %", "chance, %", "minutes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, accuracy in PAPER.items():
-        table.add_row("", f"the paper: {name}", f"{100 * accuracy:.1f}", "", "", "")
+        table.add_row("", f"the paper: {name}", f"{100 * accuracy:.1f}", "", "")
     for row in results:
-        less = row.less_than_plain
-        table.add_row(
-            row.key,
-            row.name,
-            row.accuracy.percent(),
-            f"{less.percent(signed=True)} ({row.compared_with})" if less else "",
-            f"{100 * row.chance:.1f}",
-            f"{row.minutes:.1f}",
-        )
+        figures = (row.accuracy.percent(), f"{100 * row.chance:.1f}", f"{row.minutes:.1f}")
+        table.add_row(row.key, row.name, *figures)
     console = Console()
     console.print(table)
     console.print(f"page: {out / 'reproduction.html'}", soft_wrap=True)
