@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import jinja2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -13,6 +12,7 @@ from ppfl.errors import RunError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import LeftHospital
 from ppfl.report.summary import PHASES, Summary, summarise
+from ppfl.report.templates import render
 
 
 def write_report(folder: Path) -> None:
@@ -29,11 +29,12 @@ def write_report(folder: Path) -> None:
             if isinstance(event, LeftHospital):
                 for item in event.items:
                     items[item.what] = item
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ppfl.report", "."), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(
-        summary=summary, phases=PHASES, curves=_curves(summary), left=list(items.values())
+    page = render(
+        "report.html.j2",
+        summary=summary,
+        phases=PHASES,
+        curves=_curves(summary),
+        left=list(items.values()),
     )
     try:
         (folder / "metrics.csv").write_text(summary.to_csv(), encoding="utf-8")

@@ -9,12 +9,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from pydantic import BaseModel, ConfigDict
 
 from ppfl.errors import RunError
+from ppfl.report.templates import render
 
 PAPER = {"plain X-rays": 0.942, "encrypted X-rays": 0.933}
 """Accuracies that the paper (arXiv 2203.07728, §4) reports for MobileNetV2."""
@@ -102,16 +102,19 @@ def write_reproduction(
     Raises:
         RunError: a file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ppfl.report", "."), autoescape=True, trim_blocks=True
-    )
     shown = {
         key: {caption: base64.b64encode(png).decode() for caption, png in row.items()}
         for key, row in pictures.items()
     }
     attacks = list(dict.fromkeys(name for row in rows for name in row.attacks))
-    page = environment.get_template("reproduction.html.j2").render(
-        title=title, about=about, rows=rows, pictures=shown, attacks=attacks, paper=PAPER
+    page = render(
+        "reproduction.html.j2",
+        title=title,
+        about=about,
+        rows=rows,
+        pictures=shown,
+        attacks=attacks,
+        paper=PAPER,
     )
     files = {
         "reproduction.html": page.encode(),

@@ -1,0 +1,15 @@
+"""The pages' templates, which lie beside this file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template and what it shows; all values are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ppfl.report", "."), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values)
