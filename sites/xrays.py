@@ -94,17 +94,26 @@ class XRays:
         return _open_vault(self._site, self._study.classes, self._study.images.size, files)
 
 
+def vault_key(site: SiteFile) -> VaultKey:
+    """What opens the site's vault.
+
+    Raises:
+        SettingsError: the site has no key, or no passphrase.
+        KeyMaterialError: the key cannot be read.
+    """
+    if site.key is None:
+        raise SettingsError(f"site {site.name}: the data is a vault, but there is no key")
+    private = read_private_key(site.key, passphrase=site.passphrase())
+    return VaultKey(private.public, private, engine=site.engine)
+
+
 @lru_cache(maxsize=16)  # a simulation runs several sites in one process
 def _open_vault(
     site: SiteFile, classes: tuple[str, ...], size: int, files: tuple[tuple[Path, int], ...]
 ) -> dict[ImageRecord, NDArray[np.uint8]]:
     """The images of some classes in a site's vault, (size, size) each; ``files`` say it changed."""
-    if site.key is None:
-        raise SettingsError(f"site {site.name}: the data is a vault, but there is no key")
-    private = read_private_key(site.key, passphrase=site.passphrase())
-    key = VaultKey(private.public, private, engine=site.engine)
     images = {}
-    for path, found in open_folder(site.data, key):
+    for path, found in open_folder(site.data, vault_key(site)):
         if isinstance(found, Failure):
             raise DataError(
                 f"{path}: {found.reason}", hint="`ppfl vault verify` lists every such file"

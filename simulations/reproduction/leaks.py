@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.crypto import read_private_key
 from ppfl.errors import DataError
 from ppfl.learning.images import load_images
 from ppfl.learning.sources import ImageRecord
@@ -23,9 +22,9 @@ from ppfl.xray.attacks import (
 from ppfl.xray.leakage import measure_leakage, pack_colours
 from ppfl.xray.pictures import shrink, to_png
 from ppfl.xray.vault import is_vault
-from ppfl.xray.vault_file import VaultKey, open_image
+from ppfl.xray.vault_file import open_image
 from sites.cipher_images import code_book
-from sites.xrays import XRays
+from sites.xrays import XRays, vault_key
 
 _LOOKED_AT = 200  # X-rays that are seen
 _RESTORED = 20  # of these, those that are attacked, and of which the attacker knows none
@@ -140,10 +139,7 @@ def _to_the_network(study: Study, site: SiteFile) -> tuple[_Greys, _Greys]:
 
 def _on_the_disk(study: Study, site: SiteFile) -> tuple[_Greys, _Greys]:
     """X-rays (n, h, w), and the last bytes of their files as grey pictures (n, h, w, 3)."""
-    if site.key is None:
-        raise DataError(f"site {site.name}: a vault, but there is no key")
-    private = read_private_key(site.key, passphrase=site.passphrase())
-    key = VaultKey(private.public, private, engine=site.engine)
+    key = vault_key(site)
     records = sorted(XRays(site, study).records("train"), key=lambda record: record.group)
     size, plain, seen = study.images.size, [], []
     for record in records[:_LOOKED_AT]:

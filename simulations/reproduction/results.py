@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ppfl.errors import RunError
+from ppfl.files import replace_private
 from ppfl.learning.intervals import Interval, accuracy_interval, difference_interval
 from ppfl.learning.sources import ImageRecord
 from ppfl.report import Estimate, RowResult
@@ -56,11 +56,10 @@ def finish_row(row: Row, outcome: Outcome, folder: Path, public: Sequence[ImageR
     pictures = folder / "pictures"
     pictures.mkdir(mode=0o700, exist_ok=True)
     for number, (caption, png) in enumerate(leaks.pictures.items()):
-        (pictures / f"{number} {caption}.png").write_bytes(png)
+        replace_private(pictures / f"{number} {caption}.png", [png])
     np.savez(folder / _PREDICTIONS, **asdict(predictions))
-    part = folder / f"{_ROW}.part"  # last and whole: a row with this file is done
-    part.write_text(result.model_dump_json(indent=1), encoding="utf-8")
-    os.replace(part, folder / _ROW)
+    # last and whole: a row with this file is done
+    replace_private(folder / _ROW, [result.model_dump_json(indent=1).encode()])
 
 
 def read_row(folder: Path) -> RowResult | None:
