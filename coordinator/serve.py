@@ -16,8 +16,8 @@ import tomli_w
 from coordinator.control import Control
 from coordinator.gateway_server import GatewaySettings
 from ppfl.errors import RunError, SpoiledTotalError
-from ppfl.federation import read_journal
-from ppfl.federation.journal import AnyEvent, StudyClosed, StudyFailed
+from ppfl.federation import read_last_event
+from ppfl.federation.journal import StudyClosed, StudyFailed
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
 from sites.flower import flower_environment, flower_program, write_secret
@@ -201,17 +201,11 @@ def _listens(port: int) -> bool:
 
 
 def _is_closed(run: Path) -> bool:
-    return any(isinstance(event, StudyClosed) for event in _last_event(run))
+    return isinstance(read_last_event(run / "journal.jsonl"), StudyClosed)
 
 
 def _check_total(run: Path) -> None:
     """Make sure that it was not for a spoiled total that the study broke off."""
-    for event in _last_event(run):
-        if isinstance(event, StudyFailed) and event.code == SpoiledTotalError.code:
-            raise SpoiledTotalError(event.sentence)
-
-
-def _last_event(run: Path) -> list[AnyEvent]:
-    """The last event of the study's journal, if there is one."""
-    journal = run / "journal.jsonl"
-    return read_journal(journal)[-1:] if journal.exists() else []
+    last = read_last_event(run / "journal.jsonl")
+    if isinstance(last, StudyFailed) and last.code == SpoiledTotalError.code:
+        raise SpoiledTotalError(last.sentence)

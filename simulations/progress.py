@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ppfl.federation import read_journal
+from ppfl.federation import JournalReader
 from ppfl.federation.journal import (
     AnyEvent,
     MeanXRaysReleased,
@@ -36,9 +36,8 @@ class RunProgress:
     def __init__(self, folder: Path, console: Console) -> None:
         self._folder, self._console = folder, console
         self._study = Study.read(folder / "study.toml")
-        self._journal = folder / "journal.jsonl"
-        self._told = len(read_journal(self._journal)) if self._journal.exists() else 0
-        self._size = 0
+        self._journal = JournalReader(folder / "journal.jsonl")
+        self._journal.skip()  # runs before a --resume
         self._bars = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -72,10 +71,10 @@ class RunProgress:
             self._look()
 
     def _look(self) -> None:
-        size = self._journal.stat().st_size if self._journal.exists() else 0
-        if size != self._size:
-            self._size = size
-            self._tell(read_journal(self._journal))
+        for line in self._journal.read():
+            event = line.event()
+            if event is not None:
+                self._tell(event)
         for name, task in self._sites.items():
             phase = read_phase(self._folder / "sites" / name / "work")
             if phase:
@@ -85,13 +84,11 @@ class RunProgress:
                     total = done = 1
                 self._bars.update(task, total=total, completed=done, state=state)
 
-    def _tell(self, events: list[AnyEvent]) -> None:
-        for event in events[self._told :]:
-            if line := describe(event):
-                self._console.print(line, highlight=False, soft_wrap=True)
-            if isinstance(event, RoundClosed):
-                self._bars.update(self._rounds, completed=event.round)
-        self._told = len(events)
+    def _tell(self, event: AnyEvent) -> None:
+        if line := describe(event):
+            self._console.print(line, highlight=False, soft_wrap=True)
+        if isinstance(event, RoundClosed):
+            self._bars.update(self._rounds, completed=event.round)
 
 
 def describe(event: AnyEvent) -> str:

@@ -13,7 +13,7 @@ import psutil
 
 from coordinator.rounds import Coordinator
 from ppfl.errors import PpflError, RunError
-from ppfl.federation import read_journal
+from ppfl.federation import JournalReader
 from ppfl.federation.journal import StudyClosed, StudyFailed
 from ppfl.report import write_report
 from ppfl.settings import Study
@@ -126,23 +126,20 @@ def _threads(actors: int) -> int:
 
 def _follow(folder: Path, link: subprocess.Popen[bytes]) -> None:
     """Watch the journal until the study closes or fails."""
-    path, size, before = folder / "journal.jsonl", -1, 0
-    if path.exists():
-        before = len(read_journal(path))  # of runs before a --resume
-    began = time.monotonic()
+    journal = JournalReader(folder / "journal.jsonl")
+    journal.skip()  # runs before a --resume
+    before, began = journal.offset, time.monotonic()
     while True:
         alive = link.poll() is None
-        if path.exists() and path.stat().st_size != size:
-            size = path.stat().st_size
-            events = read_journal(path)
-            for event in events[before:]:
-                if isinstance(event, StudyClosed):
+        for line in journal.read():
+            match line.event():
+                case StudyClosed():
                     return
-                if isinstance(event, StudyFailed):
-                    raise RunError(
-                        event.sentence, hint=f"ppfl simulate --resume {folder} goes on from here"
-                    )
-        if not alive or (size < 0 and time.monotonic() - began > 3 * _START_S):
+                case StudyFailed(sentence=sentence):
+                    hint = f"ppfl simulate --resume {folder} goes on from here"
+                    raise RunError(sentence, hint=hint)
+        silent = journal.offset == before and time.monotonic() - began > 3 * _START_S
+        if not alive or silent:
             raise RunError(f"Flower ended; {folder / 'flower' / 'superlink.log'} says why")
         time.sleep(_POLL_S)
 

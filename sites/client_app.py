@@ -11,7 +11,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ppfl.errors import RunError, SettingsError, kind_of
-from ppfl.federation.journal import Journal, Refused
+from ppfl.federation import Journal
+from ppfl.federation.journal import Refused
 from ppfl.settings import SiteFile, Study
 from sites.deadline import ends_after
 from sites.folders import run_folder

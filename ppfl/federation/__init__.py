@@ -2,15 +2,18 @@
 
 from ppfl.federation.aggregation import Aggregation
 from ppfl.federation.checkpoint import Checkpoint
-from ppfl.federation.journal import Journal, read_journal
+from ppfl.federation.journal_file import Journal, JournalReader, Line, read_journal, read_last_event
 from ppfl.federation.vectors import Opened, Sealed, VectorPlan
 
 __all__ = [
     "Aggregation",
     "Checkpoint",
     "Journal",
+    "JournalReader",
+    "Line",
     "Opened",
     "Sealed",
     "VectorPlan",
     "read_journal",
+    "read_last_event",
 ]

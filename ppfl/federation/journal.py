@@ -1,16 +1,13 @@
-"""The record of a run: one event a line (docs/journal.md)."""
+"""The events of which the record of a run is made (docs/journal.md)."""
 
 from __future__ import annotations
 
-import json
-import os
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ppfl.errors import RunError, write_error
+JOURNAL_VERSION: Literal[2] = 2
 
 AlarmCode = Literal[
     "metrics-disagree", "model-disagrees", "mean-xrays-disagree", "site-lost", "clipping"
@@ -18,12 +15,16 @@ AlarmCode = Literal[
 
 
 class Event(BaseModel):
-    """What every line has: the format's version and the time, UTC."""
+    """What every line has: the format's version, the time (UTC), and its place in the chain.
+
+    ``previous`` is given by the journal when the event is written.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[2] = JOURNAL_VERSION
     time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    previous: str = Field("", description="SHA-256 of the line before, empty in the first line")
 
 
 class StudyStarted(Event):
@@ -230,58 +231,3 @@ AnyEvent = (
     | StudyClosed
     | StudyFailed
 )
-_ADAPTER: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
-
-
-class Journal:
-    """Appends events to a file; an event is on disk when ``write`` returns."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, event: Event) -> None:
-        """Append one event.
-
-        Raises:
-            DiskFullError: there is no room for it.
-            RunError: the file cannot be written.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                if file.tell() and not _ends_a_line(self.path):
-                    file.write(b"\n")  # a torn last line, from a crash, stays a line of its own
-                file.write(event.model_dump_json().encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(f"{self.path}: cannot be written", error) from None
-
-
-def read_journal(path: Path) -> list[AnyEvent]:
-    """The events of a journal; a line torn by a crash is left out.
-
-    Raises:
-        RunError: the file is missing, or a line is whole JSON but no event of this version.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        raise RunError(f"{path}: no such journal") from None
-    events: list[AnyEvent] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            table = json.loads(line)
-        except ValueError:
-            continue
-        try:
-            events.append(_ADAPTER.validate_python(table, strict=False))
-        except ValidationError:
-            raise RunError(f"{path}, line {number}: no event of version 1") from None
-    return events
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

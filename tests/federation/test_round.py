@@ -18,8 +18,7 @@ from ppfl.errors import (
     StaleRoundError,
     StudyMismatchError,
 )
-from ppfl.federation import Aggregation, Checkpoint, Journal, VectorPlan, read_journal
-from ppfl.federation.journal import RoundClosed, StudyFailed
+from ppfl.federation import Aggregation, Checkpoint, VectorPlan
 from ppfl.settings import Study
 
 _SITES = ("a", "b", "c")
@@ -160,18 +159,3 @@ def test_a_checkpoint_is_whole_or_refused(tmp_path: Path) -> None:
             Checkpoint.read(path, study="s")
     with pytest.raises(RunError, match="cannot be written"):
         kept.write(tmp_path / "missing" / "checkpoint.bin")
-
-
-def test_a_journal_survives_a_torn_line(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
-    event = RoundClosed(round=1, sites=("a",), seconds=1.5, total_sha256="0" * 64)
-    journal.write(event)
-    with journal.path.open("a") as file:
-        file.write('{"event": "round_cl')
-    failed = StudyFailed(round=1, code="quorum", sentence="x")
-    journal.write(failed)
-    assert read_journal(journal.path) == [event, failed]
-    with journal.path.open("a") as file:
-        file.write('{"event": "unheard_of"}\n')
-    with pytest.raises(RunError, match="line 4"):
-        read_journal(journal.path)
