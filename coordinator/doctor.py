@@ -93,7 +93,10 @@ def _ports(settings: CoordinatorFile, folder: Path) -> Iterator[Finding]:
     if running:
         yield from examine_one("processes", lambda: _answers(settings))
         return
-    for address, port in ((settings.listen, settings.port), ("127.0.0.1", settings.superlink_port)):
+    ports = [(settings.listen, settings.port), ("127.0.0.1", settings.superlink_port)]
+    if settings.dashboard_port:
+        ports.append(("127.0.0.1", settings.dashboard_port))
+    for address, port in ports:
         yield from examine_one("port", partial(_free, address, port))
 
 

@@ -40,8 +40,10 @@ def run_coordinator(
         authority=settings.ca_certificate,
         sites=node_keys(settings),
         limits=settings.gateway,
+        dashboard_port=settings.dashboard_port,
     )
-    talk_of_processes(f"Logs and status: {place.folder}; the record: {place.run}/journal.jsonl")
+    places = f"Logs and status: {place.folder}; the record: {place.run}/journal.jsonl"
+    talk_of_processes(f"{places}\n{place.dashboard}" if place.dashboard_port else places)
     closed = serve_coordinator(place)
     result = {"closed": closed, "journal": str(place.run / "journal.jsonl")}
     print_result(result, as_json=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import tomli_w
 
 from coordinator.control import Control
+from coordinator.dashboard.serve import DashboardPlace
 from coordinator.gateway_server import GatewaySettings
 from ppfl.errors import RunError, SpoiledTotalError
 from ppfl.federation import read_last_event
@@ -56,6 +58,7 @@ class CoordinatorPlace:
         authority: certificate of the CA that issued it.
         sites: the sites' public keys, in OpenSSH's format, by the sites' names.
         limits: what one peer may ask of the gateway.
+        dashboard_port: the dashboard's, on the loopback interface; 0: none is started.
     """
 
     folder: Path
@@ -68,6 +71,16 @@ class CoordinatorPlace:
     authority: Path
     sites: Mapping[str, str]
     limits: GatewayLimits = field(default_factory=GatewayLimits)
+    dashboard_port: int = 0
+
+    @property
+    def dashboard(self) -> DashboardPlace:
+        """What the dashboard shows, and where."""
+        return DashboardPlace(
+            folder=self.run,
+            token_file=self.folder / "dashboard.token",
+            port=self.dashboard_port,
+        )
 
 
 def serve_coordinator(place: CoordinatorPlace) -> bool:
@@ -79,7 +92,9 @@ def serve_coordinator(place: CoordinatorPlace) -> bool:
         KeyMaterialError: a site's key is none.
         SpoiledTotalError: the sites refuse a total, and would again.
     """
-    ports = (place.listen, place.port), ("127.0.0.1", place.superlink_port)
+    ports = [(place.listen, place.port), ("127.0.0.1", place.superlink_port)]
+    if place.dashboard_port:
+        ports.append((place.dashboard.listen, place.dashboard_port))
     supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
     write_secret(_secret(place))
     study = _Study(place)
@@ -108,7 +123,7 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
     written = place.folder / "gateway.toml"
     written.write_text(tomli_w.dumps(settings.model_dump(mode="json")), encoding="utf-8")
     gateway = [sys.executable, "-m", "coordinator.gateway_server", str(written)]
-    return [
+    programs = [
         Program(
             "superlink",
             [
@@ -135,6 +150,10 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
         ),
         Program("gateway", gateway, flower_environment(place.folder / "gateway")),
     ]
+    if place.dashboard_port:
+        command = [sys.executable, "-m", "coordinator.dashboard", *place.dashboard.to_arguments()]
+        programs.append(Program("dashboard", command, dict(os.environ)))
+    return programs
 
 
 class _Study:

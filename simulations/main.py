@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +9,17 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import bench
+from coordinator.dashboard.command import show_dashboard
 from coordinator.run_command import run_coordinator
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from coordinator.status_command import show_status, stop_coordinator
-from ppfl.errors import PpflError, exit_code_of
 from ppfl.learning.check import check_folder
 from simulations.command import simulate
 from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
 from simulations.reproduction.command import reproduce
 from sites.keys_command import create_keys, show_key
+from sites.printing import run_command_line
 from sites.run_command import run_site
 from sites.setup_command import init_site, join_federation
 from sites.vault_command import vault
@@ -32,6 +32,7 @@ _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
 _app.command()(reproduce)
 _app.command()(doctor)
+_app.command("dashboard")(show_dashboard)
 _app.add_typer(_data, name="data")
 _app.add_typer(vault, name="vault")
 
@@ -67,17 +68,5 @@ def _check(folder: Annotated[Path, typer.Argument(help="a folder or a table (CSV
 
 
 def main() -> None:
-    """Run the command line; an error is one line, perhaps a hint, and an exit code of its kind.
-
-    docs/errors.md lists the codes.
-    """
-    try:
-        _app()
-    except PpflError as error:
-        typer.echo(f"ppfl: {error}", err=True)
-        if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
-        sys.exit(exit_code_of(error))
-    except OSError as error:  # a full disk, a folder that may not be written to
-        typer.echo(f"ppfl: {error.filename or 'a file'}: {error.strerror}", err=True)
-        sys.exit(exit_code_of(error))
+    """Run the command line."""
+    run_command_line(_app)

@@ -5,16 +5,35 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
+from ppfl.errors import PpflError, exit_code_of
 from ppfl.federation.cards import grouped
 
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def run_command_line(app: Callable[[], None]) -> None:
+    """Run a command line; an error is one line, perhaps a hint, and an exit code of its kind.
+
+    docs/errors.md lists the codes.
+    """
+    try:
+        app()
+    except PpflError as error:
+        typer.echo(f"ppfl: {error}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
+        sys.exit(exit_code_of(error))
+    except OSError as error:  # a full disk, a folder that may not be written to
+        typer.echo(f"ppfl: {error.filename or 'a file'}: {error.strerror}", err=True)
+        sys.exit(exit_code_of(error))
 
 
 def talk_of_processes(first: str) -> None:

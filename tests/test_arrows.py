@@ -38,6 +38,14 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
                 assert rest[0] in _MAY_IMPORT[package], f"{path} imports {name}"
 
 
+def test_the_dashboard_knows_no_flower() -> None:
+    for path in (_PPFL.parent / "coordinator" / "dashboard").rglob("*.py"):
+        for name in _imports(path):
+            head, *rest = name.split(".")
+            assert head not in ("flwr", "simulations"), path
+            assert head != "coordinator" or rest[0] == "dashboard", f"{path} imports {name}"
+
+
 def test_only_the_command_line_knows_the_benchmarks() -> None:
     root = _PPFL.parent
     for package in ("ppfl", "sites", "coordinator", "simulations"):

@@ -52,7 +52,8 @@ def hospitals(_hospitals: Deployed, tmp_path: Path, monkeypatch: _Patch) -> Iter
     """A federation to break, of which site alpha has joined and the gateway answers."""
     shutil.copytree(_hospitals.root, tmp_path / "all")
     path = tmp_path / "all" / "coordinator" / COORDINATOR_FILE
-    free = {"listen": "127.0.0.1", "port": free_port(), "superlink_port": free_port()}
+    ports = {name: free_port() for name in ("port", "superlink_port", "dashboard_port")}
+    free = {"listen": "127.0.0.1"} | ports
     path.write_text(read_settings(path, CoordinatorFile).model_copy(update=free).to_toml())
     monkeypatch.chdir(tmp_path / "all")
     monkeypatch.setattr(Supervisor, "_tick", Supervisor.stop)  # no process is started

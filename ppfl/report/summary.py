@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -126,21 +126,10 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
             notes.append(f"round {event.round}: {event.site} is not in it: {event.sentence}")
         elif isinstance(event, Alarm):
             notes.append(f"round {event.round}: {event.sentence}")
-    rounds = []
-    for number, event in sorted(closed_rounds.items()):
-        inside = [answers[number][site] for site in event.sites]
-        rounds.append(
-            Round(
-                number=number,
-                sites=event.sites,
-                bytes_up=int(median(a.bytes_up for a in inside)),
-                bytes_down=int(median(a.bytes_down for a in inside)),
-                seconds={phase: _median_s(inside, phase) for phase in PHASES},
-                ahead_s=_median_s(inside, "ahead"),
-                total_s=event.seconds,
-                metrics=metrics.get((number, "validation"), {}),
-            )
-        )
+    rounds = [
+        summarise_round(event, answers[number], metrics.get((number, "validation"), {}))
+        for number, event in sorted(closed_rounds.items())
+    ]
     last = events[-1] if events else None
     return Summary(
         started=started[-1] if started else None,
@@ -150,6 +139,23 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
         failed=last if isinstance(last, StudyFailed) else None,
         notes=tuple(notes),
         mean_xrays=mean_xrays,
+    )
+
+
+def summarise_round(
+    closed: RoundClosed, answers: Mapping[str, SiteAnswered], metrics: dict[str, Any]
+) -> Round:
+    """A complete round, from its sites' answers by name and the metrics after it."""
+    inside = [answers[site] for site in closed.sites]
+    return Round(
+        number=closed.round,
+        sites=closed.sites,
+        bytes_up=int(median(answer.bytes_up for answer in inside)),
+        bytes_down=int(median(answer.bytes_down for answer in inside)),
+        seconds={phase: _median_s(inside, phase) for phase in PHASES},
+        ahead_s=_median_s(inside, "ahead"),
+        total_s=closed.seconds,
+        metrics=metrics,
     )
 
 

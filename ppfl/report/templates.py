@@ -1,4 +1,4 @@
-"""The pages' templates, which lie beside this file."""
+"""The pages' templates: the reports' lie beside this file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import jinja2
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template and what it shows; all values are escaped."""
+def render(template: str, *, package: str = "ppfl.report", **values: Any) -> str:
+    """A page from a template in a package and what it shows; all values are escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ppfl.report", "."), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader(package, "."), autoescape=True, trim_blocks=True
     )
     return environment.get_template(template).render(**values)

@@ -22,6 +22,9 @@ class CoordinatorFile(Section):
     superlink_port: int = Field(
         9444, ge=1, le=65535, description="Flower's SuperLink, on this machine only"
     )
+    dashboard_port: int = Field(
+        9445, ge=0, le=65535, description="the dashboard, on this machine only; 0: none"
+    )
     study: Path = Field(Path("study.toml"), description="a draft until `ppfl coordinator kit`")
     public_key: Path = Field(Path("public.key"), description="the federation's public key")
     start: Path = Field(Path("start.safetensors"), description="the starting parameters")

@@ -109,7 +109,7 @@ def test_a_coordinator_serves_what_its_settings_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = CoordinatorFile(
-        host="localhost", port=1, superlink_port=2, gateway=GatewayLimits(burst=7)
+        host="localhost", port=1, superlink_port=2, dashboard_port=3, gateway=GatewayLimits(burst=7)
     )
     (tmp_path / "coordinator.toml").write_text(settings.to_toml())
     places: list[CoordinatorPlace] = []
@@ -123,5 +123,6 @@ def test_a_coordinator_serves_what_its_settings_say(
     (place,) = places
     assert place.limits.burst == 7
     assert (place.port, place.superlink_port, place.sites) == (1, 2, {"a": "key"})
+    assert place.dashboard.port == 3
     assert place.certificate == tmp_path / "tls" / "server.crt"
     assert place.folder == tmp_path / "flower"

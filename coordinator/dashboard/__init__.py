@@ -1,0 +1,1 @@
+"""The dashboard: pages about runs, live, made from their journals alone. It knows no Flower."""

@@ -1,0 +1,81 @@
+"""Each site of a run as the coordinator saw it, and what it probably does at present."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ppfl.federation.journal import SiteAnswered
+
+_STEPS = {"open": "opening", "evaluate": "evaluating", "train": "training", "seal": "sealing"}
+
+
+@dataclass(slots=True)
+class SiteState:
+    """One site.
+
+    ``phase`` is what the journal says: expected, enrolled, working, done, late, lost, refused,
+    stopped. A site tells nothing between a request and its answer, so what a working one does is
+    estimated: ``expected`` are the steps of its last answer and their seconds. Times are seconds
+    since 1970; ``seconds`` is how long its last answer took, from request to arrival.
+    """
+
+    phase: str = "expected"
+    round: int = 0
+    since: float = 0.0
+    note: str = ""
+    seconds: float = 0.0
+    expected: list[tuple[str, float]] = field(default_factory=list)
+    enrolments: int = 0
+    enrolment_bytes: int = 0
+    updates: int = 0
+    update_bytes: int = 0
+    xray_bytes: int = 0
+    bytes_down: int = 0
+    clipped: int = 0
+
+    def ask(self, number: int, since: float) -> None:
+        """It was asked for an update."""
+        self.phase, self.round, self.since, self.note = "working", number, since, ""
+
+    def answer(self, event: SiteAnswered) -> None:
+        """Its update arrived."""
+        arrived = event.time.timestamp()
+        self.seconds = max(arrived - self.since, 0.0)
+        self.expected = _steps(event, self.seconds)
+        self.phase, self.round, self.since, self.note = "done", event.round, arrived, ""
+        self.updates += 1
+        self.update_bytes += event.bytes_up
+        self.bytes_down += event.bytes_down
+        self.clipped += event.clipped
+
+    def to_row(self) -> dict[str, Any]:
+        """As the page gets it."""
+        return {
+            "phase": self.phase,
+            "round": self.round,
+            "since": self.since,
+            "note": self.note,
+            "seconds": self.seconds,
+            "expected": self.expected,
+            "up": self.enrolment_bytes + self.update_bytes + self.xray_bytes,
+            "down": self.bytes_down,
+            "left": {
+                "enrolments": [self.enrolments, self.enrolment_bytes],
+                "updates": [self.updates, self.update_bytes],
+                "mean_xrays": [int(self.xray_bytes > 0), self.xray_bytes],
+            },
+            "clipped": self.clipped,
+        }
+
+
+def _steps(event: SiteAnswered, total_s: float) -> list[tuple[str, float]]:
+    """What the answer's time went into; what the site did not account for, it was on the line.
+
+    That part is divided between the two directions by their bytes.
+    """
+    steps = [(name, event.seconds.get(phase, 0.0)) for phase, name in _STEPS.items()]
+    line_s = max(total_s - sum(seconds for _, seconds in steps), 0.0)
+    up = event.bytes_up / max(event.bytes_up + event.bytes_down, 1)
+    steps = [("receiving", (1 - up) * line_s), *steps, ("uploading", up * line_s)]
+    return [(name, round(seconds, 3)) for name, seconds in steps]

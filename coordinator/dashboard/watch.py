@@ -1,0 +1,45 @@
+"""Looks at the journals while pages are served, and tells the open ones when it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from coordinator.dashboard.runs import Runs
+
+_LOOK_S = 0.5  # between two looks at the journals
+_PUSH_S = 0.25  # between two increments of one page, at least
+
+
+class Watch:
+    """Reads on in all journals, in a thread, as long as it runs."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._looked = asyncio.Condition()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look at the journals for as long as this is entered."""
+        await asyncio.to_thread(self._runs.look)  # the first page finds something to show
+        task = asyncio.create_task(self._look())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def looks(self) -> AsyncIterator[None]:
+        """One item now, and one after each look, but not too many a second."""
+        while True:
+            yield
+            await asyncio.sleep(_PUSH_S)
+            async with self._looked:
+                await self._looked.wait()
+
+    async def _look(self) -> None:
+        while True:
+            more = await asyncio.to_thread(self._runs.look)
+            async with self._looked:
+                self._looked.notify_all()
+            await asyncio.sleep(0 if more else _LOOK_S)
