@@ -5,9 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from ppfl.errors import RunError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import LeftHospital
@@ -45,6 +42,10 @@ def write_report(folder: Path) -> None:
 
 def _curves(summary: Summary) -> str:
     """Accuracy and AUROC by round, and what a round's time went into, as SVG."""
+    # matplotlib is half of what the dashboard, which draws nothing by it, would have to load
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     numbers = [r.number for r in summary.rounds]

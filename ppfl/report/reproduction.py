@@ -9,8 +9,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 from pydantic import BaseModel, ConfigDict
 
 from ppfl.errors import RunError
@@ -159,6 +157,9 @@ def _csv(rows: Sequence[RowResult], attacks: Sequence[str]) -> str:
 
 def _sheet(rows: Sequence[RowResult], pictures: Mapping[str, Mapping[str, bytes]]) -> bytes:
     """All pictures in one PNG: a row each, a column for each caption."""
+    from matplotlib.figure import Figure  # as in page.py
+    from matplotlib.image import imread
+
     captions = list(dict.fromkeys(caption for row in rows for caption in pictures[row.key]))
     size = (1.6 * len(captions) + 1.2, 1.6 * len(rows) + 0.4)
     figure = Figure(figsize=size, dpi=100, layout="constrained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,15 @@ def test_superlink_listens_on_the_loopback_interface_and_asks_for_keys(tmp_path:
     assert superexec.environment["PPFL_RUN"] == str(tmp_path)
     homes = {program.environment["FLWR_HOME"] for program in (superlink, superexec, gateway)}
     assert len(homes) == 3
+
+
+def test_the_dashboard_runs_beside_them_on_the_loopback_interface(tmp_path: Path) -> None:
+    place = replace(_place(tmp_path), dashboard_port=3)
+    dashboard = coordinator_programs(place)[-1]
+    assert dashboard.name == "dashboard"
+    command = " ".join(map(str, dashboard.command))
+    assert f"-m coordinator.dashboard {tmp_path} --port 3 --token-file {place.folder}" in command
+    assert place.dashboard.listen == "127.0.0.1"
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's

@@ -49,11 +49,12 @@ class Chart {
     this.svg.addEventListener("pointerdown", (event) => this.cursor.move(this.roundAt(event.offsetX)));
   }
 
-  // `series` are { name, values }, values an array by round, with holes.
+  // `series` are { name, values, look }: values an array by round, with holes; `look` the number of
+  // a colour and a dash, in [0, 8).
   show(series) {
     if (series.map((each) => each.name).join() !== this.series.map((each) => each.name).join()) {
       this.values = series.map(() => make("b"));
-      this.legend.replaceChildren(...series.map(({ name }, n) => make("li", {}, this.mark(n), `${name} `, this.values[n])));
+      this.legend.replaceChildren(...series.map(({ name, look }, n) => make("li", {}, this.mark(look), `${name} `, this.values[n])));
     }
     this.series = series;
     this.redraw();
@@ -133,8 +134,8 @@ export class Curves extends Chart {
     this.top = top;
   }
 
-  mark(n) {
-    return draw("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" }, draw("line", { class: `curve line${n % 8}`, x1: 0, x2: 26, y1: 5, y2: 5 }));
+  mark(look) {
+    return draw("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" }, draw("line", { class: `curve line${look}`, x1: 0, x2: 26, y1: 5, y2: 5 }));
   }
 
   range() {
@@ -145,7 +146,7 @@ export class Curves extends Chart {
   }
 
   shapes() {
-    return this.series.map(({ values }, n) => draw("path", { class: `curve line${n % 8}`, d: this.path(values) }));
+    return this.series.map(({ values, look }) => draw("path", { class: `curve line${look}`, d: this.path(values) }));
   }
 
   path(values) {
@@ -159,8 +160,8 @@ export class Curves extends Chart {
   }
 
   dots(at) {
-    return this.series.flatMap(({ values }, n) =>
-      typeof values[at] === "number" ? [draw("circle", { class: `dot fill${n % 8}`, cx: this.x(at), cy: this.y(values[at]), r: 3.5 })] : [],
+    return this.series.flatMap(({ values, look }) =>
+      typeof values[at] === "number" ? [draw("circle", { class: `dot fill${look}`, cx: this.x(at), cy: this.y(values[at]), r: 3.5 })] : [],
     );
   }
 
@@ -171,8 +172,8 @@ export class Curves extends Chart {
 
 // Bars of which each part is one series.
 export class Bars extends Chart {
-  mark(n) {
-    return make("span", { class: `swatch fill${n % 8}`, "aria-hidden": "true" });
+  mark(look) {
+    return make("span", { class: `swatch fill${look}`, "aria-hidden": "true" });
   }
 
   first() {
@@ -203,7 +204,7 @@ export class Bars extends Chart {
     const step = (this.width - EDGE.left - EDGE.right) / Math.max(this.cursor.last, 1);
     const wide = Math.min(Math.max(step * 0.8, 0.6), 40);
     const base = [];
-    return this.series.map(({ values }, n) => {
+    return this.series.map(({ values, look }) => {
       let path = "";
       values.forEach((value, round) => {
         if (!value) return;
@@ -212,7 +213,7 @@ export class Bars extends Chart {
         const [top, bottom] = [this.y(below + value), this.y(below)];
         path += `M${(this.x(round) - wide / 2).toFixed(1)} ${bottom.toFixed(1)}V${top.toFixed(1)}h${wide.toFixed(1)}V${bottom.toFixed(1)}Z`;
       });
-      return draw("path", { class: `fill${n % 8}`, d: path });
+      return draw("path", { class: `fill${look}`, d: path });
     });
   }
 

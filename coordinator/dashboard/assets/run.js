@@ -85,8 +85,9 @@ function makeCurves(classes) {
   cursor.charts = [times, walls];
   const chart = (title, unit, own, ofClass, options) => {
     const made = new Curves(title, unit, cursor, options);
-    const series = own.map(([label, key]) => ({ label, pick: (metrics) => metrics[key] }));
-    const each = ofClass ? classes.map((label) => ({ label, pick: (metrics) => metrics.classes?.[label]?.[ofClass] })) : [];
+    const series = own.map(([label, key], n) => ({ label, look: n, pick: (metrics) => metrics[key] }));
+    const pick = (label) => (metrics) => metrics.classes?.[label]?.[ofClass];
+    const each = ofClass ? classes.map((label, n) => ({ label, look: 1 + (n % 7), pick: pick(label) })) : [];
     return { made, series: [...series, ...each] };
   };
   const unit = "share, 0 to 1";
@@ -106,11 +107,11 @@ function showCharts() {
   const newest = (rows) => Object.keys(rows).reduce((most, round) => Math.max(most, Number(round)), 0);
   cursor.extend(Math.max(newest(run.rounds), newest(run.validation)), newest(run.validation));
   for (const { made, series } of curves) {
-    made.show(series.map(({ label, pick }) => ({ name: label, values: byRound(run.validation, pick) })));
+    made.show(series.map(({ label, look, pick }) => ({ name: label, look, values: byRound(run.validation, pick) })));
   }
   const phases = [...new Set(Object.values(run.rounds).flatMap((row) => Object.keys(row.seconds)))];
-  times.show(phases.map((phase) => ({ name: phase, values: byRound(run.rounds, (row) => row.seconds[phase]) })));
-  walls.show([{ name: "from asking to the total", values: byRound(run.rounds, (row) => row.total) }]);
+  times.show(phases.map((phase, n) => ({ name: phase, look: n % 8, values: byRound(run.rounds, (row) => row.seconds[phase]) })));
+  walls.show([{ name: "from asking to the total", look: 0, values: byRound(run.rounds, (row) => row.total) }]);
 }
 
 function byRound(rows, pick) {
