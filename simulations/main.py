@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import bench
+from coordinator.audit_command import audit_run
 from coordinator.run_command import run_coordinator
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from coordinator.status_command import show_status, stop_coordinator
@@ -32,6 +33,7 @@ _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
 _app.command()(reproduce)
 _app.command()(doctor)
+_app.command("audit")(audit_run)
 _app.add_typer(_data, name="data")
 _app.add_typer(vault, name="vault")
 
