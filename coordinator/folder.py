@@ -1,6 +1,6 @@
 """The coordinator's folder: made once, completed by the key ceremony, run from afterwards.
 
-Everything secret in it is for TLS; no key that opens an update is ever there.
+What is secret in it is for TLS and for signing; no key that opens an update is ever there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ppfl.crypto.certificates import (
     issue_server,
 )
 from ppfl.crypto.keyfiles import format_public_key
+from ppfl.crypto.signing import create_signing_key, read_signing_key
 from ppfl.crypto.textfile import (
     make_key_folder,
     read_key_text,
@@ -39,6 +40,7 @@ from ppfl.errors import (
 from ppfl.federation.cards import Card
 from ppfl.federation.ceremony import Ceremony
 from ppfl.federation.kit import Kit, require_encryption
+from ppfl.federation.site_keys import SITE_KEYS, SiteKeys
 from ppfl.learning.files import load_model
 from ppfl.learning.models import parameters_sha256
 from ppfl.settings import CoordinatorFile, Study, check_settings
@@ -68,6 +70,7 @@ def create_folder(folder: Path, study: Study, *, host: str, port: int, days: int
     ):
         (folder / path).parent.mkdir(exist_ok=True)
         write_key_text(folder / path, text, mode=mode)
+    create_signing_key(folder / settings.journal_key)
     (folder / settings.study).write_text(study.to_toml(), encoding="utf-8")
     (folder / COORDINATOR_FILE).write_text(settings.to_toml(), encoding="utf-8")
 
@@ -185,6 +188,7 @@ def prepare_run(settings: CoordinatorFile) -> Path:
     """
     check_study(settings)
     settings.run.mkdir(exist_ok=True, mode=0o700)
+    SiteKeys(keys=node_keys(settings)).write(settings.run / SITE_KEYS)
     for name, source in {
         "public.key": settings.public_key,
         "start.safetensors": settings.start,
@@ -267,6 +271,7 @@ def _kits(study: Study, settings: CoordinatorFile, ceremony: Ceremony) -> dict[P
         "host": settings.host,
         "port": settings.port,
         "ca_certificate": read_key_text(settings.ca_certificate),
+        "journal_key": read_signing_key(settings.journal_key).public,
         "study": study.to_toml(),
         "public_key": format_public_key(ceremony.public),
     }

@@ -14,10 +14,12 @@ from typing import Any
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from coordinator.records import Records
 from coordinator.released import Released
 from coordinator.roster import Answered, Roster
 from ppfl.codec import Suite
 from ppfl.crypto import read_public_key
+from ppfl.crypto.signing import read_signing_key
 from ppfl.errors import (
     EnrolmentError,
     MalformedMessageError,
@@ -29,6 +31,7 @@ from ppfl.errors import (
     StudyMismatchError,
 )
 from ppfl.federation import Aggregation, Checkpoint, Journal, read_journal
+from ppfl.federation.ciphertexts import CIPHERTEXTS, KeptCiphertexts
 from ppfl.federation.journal import (
     Alarm,
     MeanXRaysReleased,
@@ -40,10 +43,12 @@ from ppfl.federation.journal import (
     StudyFailed,
     StudyStarted,
 )
+from ppfl.federation.site_keys import JOURNAL_KEY
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model
 from ppfl.learning.models import shared_names
 from ppfl.settings import Study
+from sites.clear import ClearPart
 from sites.closing import closing_plan
 from sites.messages import write_request
 from sites.requests import Refusal, Request
@@ -72,17 +77,28 @@ class Coordinator:
         folder: the run's folder: study.toml, public.key and start.safetensors lie there, the
             journal and the checkpoint are written there.
         connect_s: seconds to wait for the study's sites to connect.
+        journal_key: private key that signs the journal's records; else it lies in the folder, too.
 
     Raises:
-        SettingsError: the study cannot be read.
-        KeyMaterialError: the public key cannot be used.
+        SettingsError: the study, or the sites' keys, cannot be read.
+        KeyMaterialError: the public key, or the signing key, cannot be used.
         ModelError: the starting parameters cannot be read, or are not those of a network with the
             study's local layers.
     """
 
-    def __init__(self, grid: Grid, folder: Path, *, connect_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        folder: Path,
+        *,
+        connect_s: float = 120.0,
+        journal_key: Path | None = None,
+    ) -> None:
         self.study = Study.read(folder / "study.toml")
-        self.journal = Journal(folder / "journal.jsonl")
+        self._signer = read_signing_key(journal_key or folder / JOURNAL_KEY)
+        self.journal = Journal(folder / "journal.jsonl", signer=self._signer)
+        self._records = Records(folder, self.study, self.journal)
+        self._ciphertexts = KeptCiphertexts(folder / CIPHERTEXTS)
         self._connect_s = connect_s
         self._roster = Roster(grid, self.study.federation, self.journal)
         self._checkpoint_file = folder / "checkpoint.bin"
@@ -129,10 +145,12 @@ class Coordinator:
     def _resume(self) -> None:
         kept = Checkpoint.read(self._checkpoint_file, study=self.study.fingerprint())
         self._run, self._done, self._total = kept.run, kept.round_number, kept.total
+        self._records.resume(self._done, self._total)
 
     def _announce(self) -> None:
         study = self.study
         traffic = site_traffic(study, self._suite, self._start, done=self._done)
+        kept = study.federation.keep_ciphertexts * len(study.federation.sites)
         self.journal.write(
             StudyStarted(
                 run=self._run,
@@ -153,6 +171,9 @@ class Coordinator:
                 round_bytes_down=traffic.round_down,
                 study_bytes_up=traffic.all_up,
                 study_bytes_down=traffic.all_down,
+                kept_bytes=kept * traffic.round_up * (study.training.rounds - self._done),
+                journal_key=self._signer.public,
+                site_keys=self._records.site_keys,
                 versions={name: version(name) for name in _VERSIONS},
                 resumed_after=self._done,
             )
@@ -213,37 +234,47 @@ class Coordinator:
     def _round(self, number: int) -> None:
         started = time.monotonic()
         self.journal.write(RoundStarted(round=number, sites=self._roster.names))
-        content = self._request(number, enrolled=self._enrolled, total=self._total)
+        content = self._request_after_record(number)
         bytes_down = len(self._enrolled) + len(self._total)
+        vectors: dict[str, str] = {}
         aggregation = self._aggregation(self._suite, self._updates.values)
         for answered in self._roster.ask(MessageType.TRAIN, self._roster.nodes, content, number):
             began = time.monotonic()
             if self._accept(aggregation, answered, number):
                 add_s = round(time.monotonic() - began, 3)
-                self._record(answered, number, bytes_down=bytes_down, add_s=add_s)
+                vectors[answered.site] = self._keep(answered, number)
+                self._record(
+                    answered,
+                    number,
+                    bytes_down=bytes_down,
+                    add_s=add_s,
+                    sha256=vectors[answered.site],
+                )
         total = self._total_of(aggregation)
         # the sites have opened the earlier total, and may refuse this one
         self._checkpoint().write(self._earlier_file)
         self._done, self._total = number, total
         self._checkpoint().write(self._checkpoint_file)
-        self.journal.write(
+        self._records.close(
             RoundClosed(
                 round=number,
                 sites=aggregation.answered,
                 seconds=round(time.monotonic() - started, 3),
                 total_sha256=hashlib.sha256(total).hexdigest(),
+                vectors=vectors,
             )
         )
         self._released.publish()
 
     def _close(self, started: float) -> None:
         number = self._done + 1
-        content = self._request(number, enrolled=self._enrolled, total=self._total)
+        content = self._request_after_record(number)
         aggregation = self._aggregation(self._suite, closing_plan(self.study).values)
         models: list[str] = []
         nodes = self._roster.nodes
         for answered in self._roster.ask("query.close", nodes, content, number):
             if self._accept(aggregation, answered, number):
+                self._records.note(answered, number)
                 self._released.note(answered.site, answered.answer)
                 models.append(answered.answer.model_sha256)
         content = self._request(number, total=self._total_of(aggregation))
@@ -259,14 +290,27 @@ class Coordinator:
             )
         )
 
-    def _record(self, answered: Answered, number: int, *, bytes_down: int, add_s: float) -> None:
+    def _keep(self, answered: Answered, number: int) -> str:
+        """The digest of a vector, after it was kept if the study has it so."""
+        sealed = answered.answer.sealed
+        if self.study.federation.keep_ciphertexts:
+            self._ciphertexts.write(number, answered.site, sealed)
+        return hashlib.sha256(sealed).hexdigest()
+
+    def _record(
+        self, answered: Answered, number: int, *, bytes_down: int, add_s: float, sha256: str
+    ) -> None:
         answer, clipped = answered.answer, answered.answer.clipped
+        self._records.note(answered, number)  # first: who is in a round has countersigned
+        clear = ClearPart.of(answered.site, answer).model_dump_json()
         self.journal.write(
             SiteAnswered(
                 round=number,
                 site=answered.site,
                 bytes_up=len(answer.sealed),
                 bytes_down=bytes_down,
+                clear_bytes=len(clear),
+                sealed_sha256=sha256,
                 seconds=dict(answer.seconds) | {"add": add_s},
                 clipped=clipped,
             )
@@ -318,7 +362,7 @@ class Coordinator:
         if set(codes.values()) == {EnrolmentError.code}:
             what, inside, step = "the sums of enrolment", self._enrolment.answered, ""
         else:
-            what, inside = f"the total of round {self._done}", self._inside()
+            what, inside = f"the total of round {self._done}", self._records.sites
             step = f", put {self._earlier_file.name} in the place of {self._checkpoint_file.name}"
         wrong = ", ".join(site for site, code in codes.items() if code == OwnVectorError.code)
         whose = f"{wrong} found that it was its own" if wrong else "none found that it was its own"
@@ -328,17 +372,13 @@ class Coordinator:
             f"see whose it was; find out, end that site{step}, and go on without it"
         )
 
-    def _inside(self) -> tuple[str, ...]:
-        """The sites in the last total."""
-        closed = [
-            event.sites
-            for event in read_journal(self.journal.path)
-            if isinstance(event, RoundClosed) and event.round == self._done
-        ]
-        return closed[-1] if closed else self.study.federation.sites
-
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(self.study.fingerprint(), self._run, self._done, self._total)
+
+    def _request_after_record(self, number: int) -> RecordDict:
+        """A request for a round, with what came out of the one before."""
+        total, record = self._total, self._records.line
+        return self._request(number, enrolled=self._enrolled, total=total, record=record)
 
     def _request(self, round_number: int, **fields: Any) -> RecordDict:
         study = self.study.fingerprint()

@@ -38,6 +38,7 @@ def run_coordinator(
         certificate=settings.certificate,
         certificate_key=settings.certificate_key,
         authority=settings.ca_certificate,
+        journal_key=settings.journal_key,
         sites=node_keys(settings),
         limits=settings.gateway,
         dashboard_port=settings.dashboard_port,

@@ -56,6 +56,7 @@ class CoordinatorPlace:
         certificate: the gateway's and SuperLink's, PEM; it must name 127.0.0.1, too.
         certificate_key: its private key.
         authority: certificate of the CA that issued it.
+        journal_key: private key with which the journal's records are signed.
         sites: the sites' public keys, in OpenSSH's format, by the sites' names.
         limits: what one peer may ask of the gateway.
         dashboard_port: the dashboard's, on the loopback interface; 0: none is started.
@@ -69,6 +70,7 @@ class CoordinatorPlace:
     certificate: Path
     certificate_key: Path
     authority: Path
+    journal_key: Path
     sites: Mapping[str, str]
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     dashboard_port: int = 0
@@ -144,7 +146,8 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
                 *("--root-certificates", str(place.authority), "--runtime-api-address", here),
                 *("--superexec-auth-secret-file", secret),
             ],
-            flower_environment(place.folder / "superexec") | {"PPFL_RUN": str(place.run)},
+            flower_environment(place.folder / "superexec")
+            | {"PPFL_RUN": str(place.run), "PPFL_JOURNAL_KEY": str(place.journal_key)},
             # SuperLink gives a run up when it is started anew
             needs="superlink",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -22,6 +23,7 @@ def _main(grid: Grid, context: Context) -> None:
         # `flwr run .`: nobody has prepared a folder for this run
         prepare_named(str(context.run_config["scenario"]), folder)
     try:
-        Coordinator(grid, folder).run(resume=True)
+        key = os.environ.get("PPFL_JOURNAL_KEY")
+        Coordinator(grid, folder, journal_key=Path(key) if key else None).run(resume=True)
     finally:
         write_report(folder)

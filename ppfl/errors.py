@@ -34,6 +34,7 @@
     │   ├── OwnVectorError         a site's own vector that is not what it should be
     │   └── SpoiledTotalError      a total that all sites refuse to open
     └── RunError                   a run's folder or process that cannot be used
+        ├── RecordError            a journal that is not what was written and signed
         ├── PortInUseError         a port that another program listens on
         └── DiskFullError          a file for which there is no room
 
@@ -323,6 +324,14 @@ class RunError(PpflError):
     exit_code = 62
     code = "run"
     public_sentence = "The run cannot go on."
+
+
+class RecordError(RunError):
+    """A journal, or a record in it, that is not what was written and signed."""
+
+    exit_code = 63
+    code = "record"
+    public_sentence = "The record of the last round is not what was signed."
 
 
 class PortInUseError(RunError):

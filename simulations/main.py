@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import bench
+from coordinator.audit_command import audit_run
 from coordinator.dashboard.command import show_dashboard
 from coordinator.run_command import run_coordinator
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
@@ -32,6 +33,7 @@ _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
 _app.command()(reproduce)
 _app.command()(doctor)
+_app.command("audit")(audit_run)
 _app.command("dashboard")(show_dashboard)
 _app.add_typer(_data, name="data")
 _app.add_typer(vault, name="vault")

@@ -16,7 +16,9 @@ from ppfl.crypto import (
     write_private_key,
     write_public_key,
 )
+from ppfl.crypto.signing import create_signing_key
 from ppfl.errors import DataError, RunError, SettingsError
+from ppfl.federation.site_keys import JOURNAL_KEY, SITE_KEYS, SiteKeys
 from ppfl.learning.files import save_model
 from ppfl.learning.models import (
     build_model,
@@ -33,6 +35,7 @@ from ppfl.xray.vault import VaultSource, seal_folder
 from ppfl.xray.vault_file import VaultKey
 from simulations.scenario import Scenario, read_scenario
 
+_SIGNING_KEY = "signing.key"
 _WEIGHT_FILES = (".npz", ".safetensors", ".pth", ".pt")
 
 
@@ -73,9 +76,12 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
         table.setdefault("encryption", {})["key_fingerprint"] = key.public.fingerprint
     study = check_settings(table, Study, where="study")
     deal = _draw(scenario, study, folder) if not data.data else _deal(scenario, study, folder)
+    coordinator = create_signing_key(folder / JOURNAL_KEY)
+    site_keys = {}
     for name in study.federation.sites:
         place = folder / "sites" / name
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        site_keys[name] = create_signing_key(place / _SIGNING_KEY).public
         (place / "study.toml").write_text(study.to_toml(), encoding="utf-8")
         if data.vault:
             deal[name] = _seal(place, place / deal[name], study, key)
@@ -92,8 +98,11 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
             passphrase_file=Path("passphrase") if key else None,
             engine=data.engine,
             threads=threads,
+            signing_key=Path(_SIGNING_KEY),
+            journal_key=coordinator.public,
         )
         (place / "site.toml").write_text(site.to_toml(), encoding="utf-8")
+    SiteKeys(keys=site_keys).write(folder / SITE_KEYS)
     (folder / "scenario.toml").write_text(
         tomli_w.dumps(scenario.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
     )

@@ -97,11 +97,15 @@ def describe(event: AnyEvent) -> str:
         case StudyStarted():
             up, down = event.update_bytes / 1e6, event.round_bytes_down / 1e6
             all_up, all_down = event.study_bytes_up / 1e6, event.study_bytes_down / 1e6
+            kept = ""
+            if event.kept_bytes:
+                kept = f"\nthe coordinator keeps all updates: {event.kept_bytes / 1e6:.1f} MB"
             return (
                 f"study {event.study}: {len(event.sites)} sites, {event.rounds} rounds; an update "
                 f"is {event.values:,} integers; protection: {event.protection}\n"
                 f"each site sends {up:.1f} MB and receives {down:.1f} MB a round, "
                 f"{all_up:.1f} MB and {all_down:.1f} MB in all"
+                f"{kept}"
             )
         case SiteEnrolled():
             return f"  {event.site} enrolled"

@@ -22,6 +22,7 @@ class ClearPart(BaseModel):
     mean_xrays: dict[str, str]
     seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     clipped: Annotated[int, Field(ge=0)]
+    countersignature: Annotated[str, Field(pattern="^[0-9a-f]*$", max_length=256)]
 
     @classmethod
     def of(cls, site: str, answer: Answer) -> Self:
@@ -34,6 +35,7 @@ class ClearPart(BaseModel):
             mean_xrays=dict(answer.mean_xrays),
             seconds=dict(answer.seconds),
             clipped=answer.clipped,
+            countersignature=answer.countersignature,
         )
 
     def with_sealed(self, sealed: bytes) -> Answer:
@@ -46,4 +48,5 @@ class ClearPart(BaseModel):
             mean_xrays=self.mean_xrays,
             seconds=self.seconds,
             clipped=self.clipped,
+            countersignature=self.countersignature,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -37,6 +39,7 @@ from sites.requests import Answer, Released, Request
 from sites.totals import Totals
 from sites.traffic import site_traffic
 from sites.vectors import enrolment_plan
+from sites.witness import Witness
 from sites.xrays import SplitName, XRays
 
 
@@ -60,6 +63,7 @@ class Hospital:
         site.work.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.journal = Journal(site.work / "journal.jsonl")
         self._phase = Phase(site.work)
+        self._witness = Witness(site, self.study, self.journal)
         self._totals = Totals(site, self.study)
         self._xrays = XRays(site, self.study)
         self._kept = KeptAnswer(site.work, site=site.name, study=self.study.fingerprint())
@@ -137,7 +141,9 @@ class Hospital:
         # layers that stay here are what this run has made of them
         run = request.run if self.study.model.has_local_layers else ""
         task = task_digest("train", request, enrolled, run=run)
+        countersignature = self._countersign(request)
         answer, again = self._kept_or_made(request, task, lambda: self._update(request, enrolled))
+        answer = replace(answer, countersignature=countersignature)
         self._remember(request)
         what = "sealed vector: the update, and counts of validation"
         return self._leave(request, answer, what, again=again)
@@ -153,6 +159,7 @@ class Hospital:
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
             model, released = self._model(request)
+        countersignature = self._countersign(request)
         self._kept.remove()  # the last round is closed
         normalisation = self._normalisation(enrolled)
         with self._phase.enter("evaluate", number):
@@ -170,6 +177,7 @@ class Hospital:
             released_round=number - 2,
             model_sha256=self._keep(model, number - 1, normalisation),
             seconds=self._phase.seconds,
+            countersignature=countersignature,
         )
         return self._leave(request, answer, "sealed vector: counts of validation and test")
 
@@ -285,6 +293,11 @@ class Hospital:
                 raise
             raise
 
+    def _countersign(self, request: Request) -> str:
+        """Called before the vector that was kept for the last round gives way to another."""
+        last = self._kept.sealed_in(request.round_number - 1)
+        return self._witness.countersign(request, own=last)
+
     # Images
 
     def _evaluate(
@@ -349,20 +362,27 @@ class Hospital:
         items = []
         if answer.sealed:
             protection = self._totals.suite.protection
-            items.append(LeftItem(what=sealed, protection=protection, bytes=len(answer.sealed)))
+            size, digest = len(answer.sealed), hashlib.sha256(answer.sealed).hexdigest()
+            item = LeftItem(what=sealed, protection=protection, bytes=size, sha256=digest)
+            items.append(item)
         for what, value in (
             ("metrics of the whole federation", answer.released),
             ("digest of the model that the sites opened", answer.model_sha256),
             ("mean X-rays of the whole federation", answer.mean_xrays),
             ("seconds that each phase took", answer.seconds),
             ("how many parameters were clipped", answer.clipped),
+            ("signature under the record of the round before", answer.countersignature),
         ):
             if value:
                 size = len(json.dumps(value))
                 items.append(LeftItem(what=what, protection="none, in the clear", bytes=size))
         self.journal.write(
             LeftHospital(
-                round=request.round_number, site=self.site.name, items=tuple(items), again=again
+                run=request.run,
+                round=request.round_number,
+                site=self.site.name,
+                items=tuple(items),
+                again=again,
             )
         )
         self._phase.finish(request.round_number)

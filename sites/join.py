@@ -24,7 +24,7 @@ from ppfl.federation.cards import Card
 from ppfl.federation.kit import Kit, require_encryption
 from ppfl.settings import Connection, SiteFile, Study, read_passphrase, read_settings
 from sites.approval import code_sha256
-from sites.identity import read_identity
+from sites.identity import NODE_KEY, read_identity
 
 _SITE_FILE, _AUTHORITY, _PASSPHRASE = "site.toml", "ca.crt", "passphrase"
 _PRIVATE_KEY = "private.key"
@@ -75,7 +75,13 @@ def join(kit_file: Path, folder: Path, *, data: Path, passphrase_file: Path | No
     key = sealed.open(opener)
     secret = _passphrase_file(passphrase_file, before, folder)
     _keep_key(key, folder / _PRIVATE_KEY, folder / secret)
-    pinned = {"data": data.resolve(), "passphrase_file": secret, "approved_code": code_sha256()}
+    pinned = {
+        "data": data.resolve(),
+        "passphrase_file": secret,
+        "approved_code": code_sha256(),
+        "signing_key": Path(NODE_KEY),
+        "journal_key": kit.journal_key,
+    }
     site = _site_file(kit, study, before).model_copy(update=pinned)
     texts = {
         _AUTHORITY: trusted,

@@ -15,13 +15,19 @@ SEALED = "sealed"
 
 _STYPE = "ppfl.sealed.v1"  # no other code can take these bytes for numbers and average them
 _LONGEST = 200  # characters of a refusal that are kept
+_LONGEST_RECORD = 1024 * 1024  # bytes; a record has about 150 for each site
 
 
 def write_request(request: Request) -> RecordDict:
     """A request as a message's content."""
     content = RecordDict()
     content["request"] = ConfigRecord(
-        {"study": request.study, "run": request.run, "round": request.round_number}
+        {
+            "study": request.study,
+            "run": request.run,
+            "round": request.round_number,
+            "record": request.record,
+        }
     )
     if request.enrolled:
         write_sealed(content, "enrolled", request.enrolled)
@@ -50,6 +56,7 @@ def read_request(content: RecordDict) -> Request:
             round_number=int(str(config["round"])),
             enrolled=read_sealed(content, "enrolled"),
             total=read_sealed(content, "total"),
+            record=_bytes(config["record"]),
             start=start,
         )
     except (KeyError, TypeError, ValueError):
@@ -90,6 +97,12 @@ def read_answer(content: RecordDict) -> tuple[str, Answer] | Refusal:
     except (KeyError, TypeError, ValueError, ValidationError):
         raise MalformedMessageError("the answer is not one of this protocol") from None
     return clear.site, clear.with_sealed(sealed)
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) > _LONGEST_RECORD:
+        raise ValueError
+    return value
 
 
 def write_sealed(content: RecordDict, name: str, wire: bytes) -> None:

@@ -19,8 +19,9 @@ Released = Mapping[ReleasedSplit, dict[str, Any]]
 class Request:
     """What the coordinator asks of a site.
 
-    ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet; ``start`` holds
-    the public starting parameters, at enrolment only.
+    ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet; ``record`` is
+    the signed line of the coordinator's journal about the round that ``total`` is of; ``start``
+    holds the public starting parameters, at enrolment only.
     """
 
     study: str
@@ -28,6 +29,7 @@ class Request:
     round_number: int
     enrolled: bytes = b""
     total: bytes = b""
+    record: bytes = b""
     start: Parameters = field(default_factory=dict)
 
 
@@ -38,7 +40,7 @@ class Answer:
     ``released`` maps a split to the federation's metrics for the model after
     ``released_round`` rounds; ``model_sha256`` is the digest of the model the site opened;
     ``mean_xrays`` maps a class to the pixels of the federation's mean X-ray, 8-bit grey row by row,
-    in base64.
+    in base64; ``countersignature`` is the site's under the record it was shown, hexadecimal.
     """
 
     sealed: bytes = b""
@@ -48,6 +50,7 @@ class Answer:
     mean_xrays: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     clipped: int = 0
+    countersignature: str = ""
 
 
 @dataclass(frozen=True, slots=True)

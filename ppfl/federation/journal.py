@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 JOURNAL_VERSION: Literal[2] = 2
 
 AlarmCode = Literal[
-    "metrics-disagree", "model-disagrees", "mean-xrays-disagree", "site-lost", "clipping"
+    "metrics-disagree",
+    "model-disagrees",
+    "mean-xrays-disagree",
+    "site-lost",
+    "clipping",
+    "not-countersigned",
 ]
 
 
@@ -27,7 +32,13 @@ class Event(BaseModel):
     previous: str = Field("", description="SHA-256 of the line before, empty in the first line")
 
 
-class StudyStarted(Event):
+class Record(Event):
+    """An event that the coordinator signs, and with it all that stands before."""
+
+    signature: str = Field("", description="the coordinator's, over the line without it")
+
+
+class StudyStarted(Record):
     """A run began, or went on after ``resumed_after`` complete rounds."""
 
     event: Literal["study_started"] = "study_started"
@@ -49,6 +60,11 @@ class StudyStarted(Event):
     round_bytes_down: int = Field(0, description="bytes that each site receives in a round")
     study_bytes_up: int = Field(0, description="bytes that each site sends in all rounds to come")
     study_bytes_down: int = Field(0, description="bytes that each site receives in them")
+    kept_bytes: int = Field(0, description="bytes of vectors that stay at the coordinator")
+    journal_key: str = Field("", description="the coordinator's public key, OpenSSH")
+    site_keys: dict[str, str] = Field(
+        default_factory=dict, description="by site, the public key with which it countersigns"
+    )
     versions: dict[str, str]
     resumed_after: int
 
@@ -76,8 +92,10 @@ class SiteAnswered(Event):
     event: Literal["site_answered"] = "site_answered"
     round: int
     site: str
-    bytes_up: int
+    bytes_up: int = Field(description="of its sealed vector")
     bytes_down: int
+    clear_bytes: int = Field(0, description="of what it told in the clear beside it")
+    sealed_sha256: str = Field("", description="digest of its sealed vector")
     seconds: dict[str, float] = Field(
         description="open, evaluate, train, seal; ahead: of sealing, beside training; add"
     )
@@ -103,14 +121,27 @@ class SiteFailed(Event):
     sentence: str
 
 
-class RoundClosed(Event):
-    """The total is complete and on disk."""
+class RoundClosed(Record):
+    """The total is complete and on disk: the record that the sites countersign."""
 
     event: Literal["round_closed"] = "round_closed"
     round: int
     sites: tuple[str, ...]
     seconds: float
     total_sha256: str
+    vectors: dict[str, str] = Field(
+        default_factory=dict, description="by site, the digest of the vector that is in the total"
+    )
+
+
+class RoundCountersigned(Event):
+    """A site was shown the record of the last round, with the next request, and signed it."""
+
+    event: Literal["round_countersigned"] = "round_countersigned"
+    round: int
+    site: str
+    record_sha256: str = Field(description="digest of the record's line")
+    signature: str
 
 
 class MetricsReleased(Event):
@@ -148,6 +179,7 @@ class LeftHospital(Event):
     """All that left one hospital in one answer, and how each part was protected."""
 
     event: Literal["left_hospital"] = "left_hospital"
+    run: str = Field("", description="for which run of the coordinator's")
     round: int
     site: str
     items: tuple[LeftItem, ...]
@@ -162,6 +194,7 @@ class LeftItem(BaseModel):
     what: str
     protection: str
     bytes: int
+    sha256: str = Field("", description="digest of a sealed vector")
 
 
 class WillSend(Event):
@@ -185,6 +218,24 @@ class Refused(Event):
     reason: str
 
 
+class RecordWitnessed(Event):
+    """This site countersigned a record of the coordinator's, and keeps a copy of it."""
+
+    event: Literal["record_witnessed"] = "record_witnessed"
+    run: str
+    round: int
+    record: str = Field(description="the line of the coordinator's journal")
+
+
+class RecordDisputed(Event):
+    """This site did not countersign a record; ``reason`` stays in the site's own journal."""
+
+    event: Literal["record_disputed"] = "record_disputed"
+    run: str
+    round: int
+    reason: str
+
+
 class ModelKept(Event):
     """A site keeps the model of the study."""
 
@@ -194,7 +245,7 @@ class ModelKept(Event):
     sha256: str
 
 
-class StudyClosed(Event):
+class StudyClosed(Record):
     """All rounds are complete and the sites hold the model."""
 
     event: Literal["study_closed"] = "study_closed"
@@ -204,7 +255,7 @@ class StudyClosed(Event):
     seconds: float
 
 
-class StudyFailed(Event):
+class StudyFailed(Record):
     """The run ended early; all up to the last complete round is kept."""
 
     event: Literal["study_failed"] = "study_failed"
@@ -221,12 +272,15 @@ AnyEvent = (
     | SiteAskedAgain
     | SiteFailed
     | RoundClosed
+    | RoundCountersigned
     | MetricsReleased
     | MeanXRaysReleased
     | Alarm
     | LeftHospital
     | WillSend
     | Refused
+    | RecordWitnessed
+    | RecordDisputed
     | ModelKept
     | StudyClosed
     | StudyFailed

@@ -12,8 +12,10 @@ from typing import Annotated, Any, BinaryIO, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from ppfl.crypto.signing import Signer
 from ppfl.errors import RunError, write_error
-from ppfl.federation.journal import JOURNAL_VERSION, AnyEvent, Event
+from ppfl.federation.journal import JOURNAL_VERSION, AnyEvent, Event, Record
+from ppfl.federation.records import record_statement
 
 _ADAPTER: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 _BLOCK = 64 * 1024
@@ -26,13 +28,17 @@ class Journal:
     """Appends events to a file; an event is on disk when ``write`` returns.
 
     Each one gets the SHA-256 of the line before it, whichever process wrote that.
+
+    Args:
+        path: the file; it need not exist yet.
+        signer: who signs the records in it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, signer: Signer | None = None) -> None:
+        self.path, self._signer = path, signer
 
-    def write(self, event: Event) -> None:
-        """Append one event.
+    def write(self, event: Event) -> bytes:
+        """Append one event; its line.
 
         Raises:
             DiskFullError: there is no room for it.
@@ -49,12 +55,20 @@ class Journal:
                 torn = bool(before) and not before.endswith(b"\n")
                 before = before.removesuffix(b"\n")
                 previous = hashlib.sha256(before).hexdigest() if before else ""
-                linked = event.model_copy(update={"previous": previous})
-                file.write(b"\n" * torn + linked.model_dump_json().encode() + b"\n")
+                raw = self._line(event.model_copy(update={"previous": previous}))
+                file.write(b"\n" * torn + raw + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise write_error(f"{self.path}: cannot be written", error) from None
+        return raw
+
+    def _line(self, event: Event) -> bytes:
+        raw = event.model_dump_json().encode()
+        if self._signer is None or not isinstance(event, Record):
+            return raw
+        signature = self._signer.sign(record_statement(raw, ""))
+        return event.model_copy(update={"signature": signature}).model_dump_json().encode()
 
 
 class Line(NamedTuple):
@@ -76,6 +90,11 @@ class Line(NamedTuple):
         if begin < len(_KIND):
             return ""
         return self.raw[begin : self.raw.find(b'"', begin)].decode("ascii", "replace")
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether a crash left only a part of it, of which no event can be made."""
+        return _parse(self.raw) is None
 
     def event(self) -> AnyEvent | None:
         """The event, None for a line that a crash tore.

@@ -25,11 +25,12 @@ class Kit(Section):
     """
 
     kind: Literal["ppfl kit"] = "ppfl kit"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     site: Name
     host: str
     port: int = Field(ge=1, le=65535)
     ca_certificate: str
+    journal_key: str
     study: str
     public_key: str
     sealed_key: str

@@ -35,6 +35,9 @@ class CoordinatorFile(Section):
     ca_key: Path = Field(Path("tls/ca.key"), description="its key; nothing that runs needs it")
     certificate: Path = Field(Path("tls/server.crt"), description="the coordinator's certificate")
     certificate_key: Path = Field(Path("tls/server.key"), description="the certificate's key")
+    journal_key: Path = Field(
+        Path("journal.key"), description="private key with which it signs the journal's records"
+    )
     gateway: GatewayLimits = Field(
         GatewayLimits(), description="what one peer may ask: see docs/gateway.md"
     )

@@ -57,6 +57,12 @@ class SiteFile(Section):
     approved_code: Sha256 = Field(
         "", description="digest of the installed code the hospital agreed to; it runs no other"
     )
+    signing_key: Path | None = Field(
+        None, description="private key with which it countersigns the coordinator's records"
+    )
+    journal_key: str = Field(
+        "", description="the coordinator's public key, by which it knows those records (OpenSSH)"
+    )
     coordinator: Connection | None = Field(None, description="a table; none in a simulation")
 
     @model_validator(mode="after")

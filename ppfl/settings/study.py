@@ -150,6 +150,12 @@ class FederationOptions(Section):
     release_floor: int = Field(
         20, ge=0, description="sites release no metric computed from fewer images than these"
     )
+    keep_ciphertexts: bool = Field(
+        False,
+        description="the coordinator keeps every site's sealed update, so that `ppfl audit` can "
+        "add each total up again; it is told beforehand how many bytes that takes, and whoever "
+        "gets them and a private key can open each single update",
+    )
     mean_xray_size: int = Field(
         0,
         ge=0,

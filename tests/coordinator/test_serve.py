@@ -138,6 +138,7 @@ def _place(folder: Path) -> CoordinatorPlace:
         certificate=folder / "server.crt",
         certificate_key=folder / "server.key",
         authority=folder / "ca.crt",
+        journal_key=folder / "journal.key",
         sites={"a": "", "b": ""},
     )
 
@@ -204,6 +205,7 @@ def test_superlink_listens_on_the_loopback_interface_and_asks_for_keys(tmp_path:
     assert "--isolation process --superexec-auth-secret-file" in command
     assert superexec.needs == superlink.name
     assert superexec.environment["PPFL_RUN"] == str(tmp_path)
+    assert superexec.environment["PPFL_JOURNAL_KEY"] == str(tmp_path / "journal.key")
     homes = {program.environment["FLWR_HOME"] for program in (superlink, superexec, gateway)}
     assert len(homes) == 3
 

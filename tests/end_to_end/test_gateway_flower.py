@@ -98,7 +98,8 @@ coordinator.serve._write_app = lambda _: folder / "app"
 assert serve_coordinator(CoordinatorPlace(
     folder=folder / "coordinator", run=folder / "run", listen="127.0.0.1", port=told["port"],
     superlink_port=told["superlink_port"], certificate=folder / "server.crt",
-    certificate_key=folder / "server.key", authority=folder / "ca.crt", sites=told["sites"],
+    certificate_key=folder / "server.key", authority=folder / "ca.crt",
+    journal_key=folder / "journal.key", sites=told["sites"],
 ))
 """
 _SITE = """

@@ -132,6 +132,7 @@ def test_a_kit_comes_back_and_shows_damage(tmp_path: Path) -> None:
         host="ppfl.example.org",
         port=9443,
         ca_certificate="-----BEGIN\nx\n",
+        journal_key="ssh-ed25519 A",
         study='name = "a \\ ü"\n\n\t"""\n',
         public_key="k",
         sealed_key="s\n  s\n",

@@ -66,10 +66,10 @@ def test_a_site_whose_disk_is_full_says_so_and_no_path(
     prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
     write = Journal.write
 
-    def fill(journal: Journal, event: Event) -> None:
+    def fill(journal: Journal, event: Event) -> bytes:
         if "north" in journal.path.parts:
             raise write_error(str(journal.path), OSError(errno.ENOSPC, "No space left on device"))
-        write(journal, event)
+        return write(journal, event)
 
     monkeypatch.setattr(Journal, "write", fill)
     run_in_process(tmp_path / "run")
