@@ -30,27 +30,31 @@ class Alarms:
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
         self._alarms: dict[str, _Alarm] = {}
+        self._active: dict[str, _Alarm] = {}
         self._raised = 0
 
     @property
     def active(self) -> int:
         """How many are not over."""
-        return sum(alarm.active for alarm in self._alarms.values())
+        return len(self._active)
 
     def add(self, code: str, sentence: str, *, time: float, number: int, site: str = "") -> None:
         """Raise one, in round ``number``."""
         if len(self._alarms) >= _MOST:
-            del self._alarms[next(iter(self._alarms))]
+            oldest = next(iter(self._alarms))
+            del self._alarms[oldest]
+            self._active.pop(oldest, None)
         row = str(self._raised)
         self._raised += 1
-        self._alarms[row] = _Alarm(time, number, code, site, sentence)
+        self._alarms[row] = self._active[row] = _Alarm(time, number, code, site, sentence)
         self._changes.note("alarms", row)
 
     def settle(self, *codes: str, site: str = "") -> None:
         """Say that alarms of some kinds, perhaps of one site only, are over."""
-        for row, alarm in self._alarms.items():
-            if alarm.active and alarm.code in codes and site in ("", alarm.site):
+        for row, alarm in list(self._active.items()):
+            if alarm.code in codes and site in ("", alarm.site):
                 alarm.active = False
+                del self._active[row]
                 self._changes.note("alarms", row)
 
     def to_row(self, row: str) -> dict[str, Any]:

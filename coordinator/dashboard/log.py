@@ -16,8 +16,11 @@ from ppfl.federation.journal import (
     MeanXRaysReleased,
     MetricsReleased,
     ModelKept,
+    RecordDisputed,
+    RecordWitnessed,
     Refused,
     RoundClosed,
+    RoundCountersigned,
     RoundStarted,
     SiteAnswered,
     SiteAskedAgain,
@@ -39,8 +42,11 @@ _KINDS: dict[str, Kind] = {
     "site_asked_again": "alarms",
     "study_failed": "alarms",
     "refused": "alarms",
+    "record_disputed": "alarms",
     "round_started": "rounds",
     "round_closed": "rounds",
+    "round_countersigned": "rounds",
+    "record_witnessed": "rounds",
     "site_enrolled": "sites",
     "site_answered": "sites",
     "left_hospital": "sites",
@@ -77,11 +83,6 @@ class Log:
     def __init__(self) -> None:
         self._lines: deque[Line] = deque(maxlen=MOST_LINES)
         self._lock = threading.Lock()
-
-    @property
-    def last(self) -> int:
-        """The number of the newest line, 0 if there is none."""
-        return self._lines[-1].number if self._lines else 0
 
     def add(self, line: Line) -> None:
         """Take in the journal's next line."""
@@ -177,6 +178,12 @@ def sentence_of(event: AnyEvent) -> str:
             return f"is not in the round ({event.code}): {event.sentence}"
         case RoundClosed():
             return f"closed: {len(event.sites)} sites in the total, {event.seconds:.1f} s"
+        case RoundCountersigned():
+            return f"countersigned the record of round {event.round}"
+        case RecordWitnessed():
+            return "countersigned the coordinator's record"
+        case RecordDisputed():
+            return f"did not countersign the coordinator's record: {event.reason}"
         case MetricsReleased():
             accuracy, images = event.metrics.get("accuracy"), event.metrics.get("images")
             found = "" if accuracy is None else f": accuracy {accuracy:.3f} on {images} images"
@@ -198,8 +205,6 @@ def sentence_of(event: AnyEvent) -> str:
             return f"refused ({event.code}): {event.reason}"
         case ModelKept():
             return f"keeps the model {event.sha256[:16]}…"
-        case _:
-            return event.event
 
 
 def _size(count: int) -> str:

@@ -29,8 +29,9 @@ from ppfl.report.summary import summarise_round
 
 _GRACE_S = 180.0  # beyond a round's deadline, for what is lost and comes back
 _ROUNDS = 5  # the last ones, by which the next are estimated
-_FAILURES = {"deadline": "late"}  # every other code of a site's failure is a refusal, or Flower's
+_LATE = "deadline"  # the code of a failure; every other one is a refusal, or Flower's
 _CURVES = ("accuracy", "balanced_accuracy", "macro_auroc", "loss", "brier", "ece", "images")
+_UNSHOWN = {"event", "version", "previous", "signature", "journal_key", "site_keys"}
 _CLASS_CURVES = ("auroc", "sensitivity", "specificity", "images")
 
 
@@ -38,8 +39,8 @@ class RunState:
     """One run's present state; rows of it go to the pages as JSON.
 
     Sections: ``study`` (what was agreed), ``now`` (how far it is), ``sites``, ``rounds``,
-    ``metrics`` and ``test`` (by round), ``alarms``. ``restarts`` counts what makes increments
-    meaningless: another run, or one that went back to its last complete round.
+    ``validation`` and ``test`` (metrics by round), ``alarms``. ``restarts`` counts what makes
+    increments meaningless: another run, or one that went back to its last complete round.
     """
 
     def __init__(self) -> None:
@@ -110,31 +111,12 @@ class RunState:
                 self.state = state
                 self.changes.note("now")
 
-    def to_row(self, section: str, row: str) -> Any:
-        """A part of the state, as the page gets it."""
-        match section:
-            case "study":
-                return self._study_row()
-            case "now":
-                return self._now_row()
-            case "sites":
-                return self._sites[row].to_row()
-            case "alarms":
-                return self.alarms.to_row(row)
-            case _:
-                raise KeyError(section)
-
     def to_json(self, revision: int) -> str:
         """All that changed after a revision, as one JSON object; all there is, after 0."""
         sections: dict[str, list[str]] = {}
         single = []
         for section, row in self.changes.since(revision):
-            if section == "rounds":
-                text = self._rounds[row]
-            elif section in self._metrics:
-                text = self._metrics[section][row]
-            else:
-                text = json.dumps(self.to_row(section, row))
+            text = self._row(section, row)
             if row:
                 sections.setdefault(section, []).append(f"{json.dumps(row)}:{text}")
             else:
@@ -209,7 +191,7 @@ class RunState:
 
     def _note_failure(self, event: SiteFailed) -> None:
         lost = event.code.startswith("flower-")
-        phase = "lost" if lost else _FAILURES.get(event.code, "refused")
+        phase = "lost" if lost else "late" if event.code == _LATE else "refused"
         if event.site in self._sites:
             site = self._site(event.site)
             site.phase, site.since, site.note = phase, event.time.timestamp(), event.sentence
@@ -283,6 +265,20 @@ class RunState:
 
     # Rows
 
+    def _row(self, section: str, row: str) -> str:
+        """A part of the state as JSON."""
+        match section:
+            case "rounds":
+                return self._rounds[row]
+            case "validation" | "test":
+                return self._metrics[section][row]
+            case "sites":
+                return json.dumps(self._sites[row].to_row())
+            case "alarms":
+                return json.dumps(self.alarms.to_row(row))
+            case _:
+                return json.dumps(self._study_row() if section == "study" else self._now_row())
+
     def _site(self, name: str) -> SiteState:
         """A site, which is about to change."""
         self.changes.note("sites", name)
@@ -290,7 +286,7 @@ class RunState:
 
     def _study_row(self) -> dict[str, Any]:
         begun = self.started
-        row = begun.model_dump(mode="json") if begun else {}
+        row = begun.model_dump(mode="json", exclude=_UNSHOWN) if begun else {}
         return row | {"begun": self._begun, "earlier_runs": self.earlier_runs}
 
     def _now_row(self) -> dict[str, Any]:

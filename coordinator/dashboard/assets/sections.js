@@ -129,6 +129,7 @@ const ALARMS = {
   "metrics-disagree": "Metrics disagree",
   "model-disagrees": "Models disagree",
   "mean-xrays-disagree": "Mean X-rays disagree",
+  "not-countersigned": "Not countersigned",
 };
 
 function alarmRow({ code, round, sentence: text, time: when }) {

@@ -68,7 +68,7 @@ def test_without_a_certificate_only_this_machine_is_served(
     tmp_path: Path, served: list[dict[str, Any]]
 ) -> None:
     with pytest.raises(SettingsError, match="can be reached from other machines") as caught:
-        _serve(_place(tmp_path, listen="0.0.0.0"))
+        _serve(_place(tmp_path, listen="192.0.2.7"))
     assert "ssh -L" in caught.value.hint
     with pytest.raises(SettingsError, match="no IP address"):
         _serve(_place(tmp_path, listen="nowhere"))
@@ -82,7 +82,7 @@ def test_without_a_certificate_only_this_machine_is_served(
 def test_with_a_certificate_others_are_served(tmp_path: Path, served: list[dict[str, Any]]) -> None:
     write_certificates(tmp_path)
     pair = {"certificate": tmp_path / "server.crt", "certificate_key": tmp_path / "server.key"}
-    place = _place(tmp_path, listen="0.0.0.0", **pair)
+    place = _place(tmp_path, listen="0.0.0.0", **pair)  # noqa: S104
     _serve(place)
     assert served[0]["ssl_certfile"] == pair["certificate"]
     assert "https://" in str(place)
