@@ -140,7 +140,7 @@ export class Curves extends Chart {
 
   range() {
     const known = this.series.flatMap(({ values }) => values.filter((value) => typeof value === "number"));
-    const high = this.top ?? Math.max(...known, 1e-3);
+    const high = this.top ?? Math.max(...known, known.length ? 1e-3 : 1);
     const low = this.top === null ? 0 : Math.min(Math.floor(Math.min(...known, 0.9) * 10) / 10, 0.9);
     return [Math.max(low, 0), this.top ?? ticks(0, high, 4).at(-1) + (ticks(0, high, 4)[1] ?? high)];
   }

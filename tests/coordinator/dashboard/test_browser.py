@@ -147,15 +147,15 @@ def test_the_log_is_filtered(page: _Page, tmp_path: Path) -> None:
     with serving(tmp_path) as address:
         page.goto(address)
         playwright.expect(rows).to_have_count(32)
-        page.get_by_label("Show").select_option("alarms")
+        page.locator("[name=kind]").select_option("alarms")
         playwright.expect(rows).to_have_count(1)
-        page.get_by_label("Show").select_option("")
-        page.get_by_label("Site", exact=True).select_option("valley")
+        page.locator("[name=kind]").select_option("")
+        page.locator("[name=site]").select_option("valley")
         playwright.expect(rows).to_have_count(5)
-        page.get_by_label("Containing").fill("ENROLLED")
+        page.locator("[name=text]").fill("ENROLLED")
         playwright.expect(rows).to_have_count(1)
         write(tmp_path, lost)  # does not pass
-        page.get_by_label("Containing").fill("nothing like it")
+        page.locator("[name=text]").fill("nothing like it")
         _says(page, "#log-found", "nothing passes")
 
 
