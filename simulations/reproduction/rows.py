@@ -28,8 +28,8 @@ class Row:
     """One way of showing X-rays to the network.
 
     ``encryption`` says in plain words whether it is any; ``changes`` are the settings in which its
-    study differs from the plain one. A network takes ``longer`` to see through a code book whose
-    bytes hide the picture; ``--quick`` has no time for that.
+    study differs from the plain one. A network takes ``longer`` to see through a code book than to
+    read a picture; ``--quick`` has no time for that.
     """
 
     key: str
@@ -61,6 +61,7 @@ ROWS = (
         "No. A secret code book: equal pixels stay equal, so some bytes show the picture to the "
         "naked eye, and the public key alone turns whole ciphertexts into it.",
         (_FIXED,),
+        longer=True,
     ),
     Row(
         "d",
@@ -91,18 +92,20 @@ MORE = (
         (_FIXED, _HIGHEST),
         longer=True,
     ),
-    Row("al", "plain X-rays, trained as long as (ch)", "None.", longer=True),
+    Row("al", "plain X-rays, trained as long as (c)", "None.", longer=True),
     Row(
         "g",
         "as (c), each site its own ρ",
         "No. A code book for each site, which the public key opens all the same.",
         (_FIXED, _OWN),
+        longer=True,
     ),
     Row(
         "h",
         "as (g), stem local to each site",
         "No. A code book for each site, which the public key opens all the same.",
         (_FIXED, _OWN, 'model.local_layers=["features.0"]'),
+        longer=True,
     ),
 )
 
