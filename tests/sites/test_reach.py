@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -98,6 +102,72 @@ def test_a_clock_that_is_off_by_a_day(
     ) as caught:
         check_coordinator(connection)
     assert caught.value.exit_code == 43
+
+
+_CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += atol(getenv("OFF_S"));
+    return result;
+}
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exact;
+    int result = clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return result;
+}
+time_t time(time_t *result) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (result) *result = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
+_CHECK = """
+import sys
+from pathlib import Path
+from ppfl.errors import PpflError
+from ppfl.settings import Connection
+from sites.reach import check_coordinator
+try:
+    check_coordinator(Connection.model_validate_json(sys.argv[1]))
+except PpflError as error:
+    sys.exit(f"{error.code}: {error}")
+"""
+
+
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and shutil.which("cc")), reason="no compiler that makes a clock"
+)
+def test_a_whole_process_whose_clock_is_off(connection: Connection, tmp_path: Path) -> None:
+    """By such a clock the certificate, which is new, is not valid yet, or not any more."""
+    (tmp_path / "clock.c").write_text(_CLOCK)
+    shim = tmp_path / "clock.so"
+    compile_it = ["cc", "-shared", "-fPIC", "-o", shim, tmp_path / "clock.c", "-ldl"]
+    subprocess.run(compile_it, check=True)
+    python = [sys.executable, "-c", _CHECK, connection.model_dump_json()]
+    started = [
+        subprocess.Popen(
+            python,
+            env=os.environ | {"LD_PRELOAD": str(shim), "OFF_S": str(off_s)},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for off_s in (-86400, 40 * 86400)
+    ]
+    behind, ahead = (process.communicate(timeout=120)[1] for process in started)
+    assert re.match(
+        r"clock: this machine's clock is 86(399|4\d\d) s behind the coordinator", behind
+    )
+    assert re.match(r"clock: this machine's clock is 34\d{5} s ahead of the coordinator", ahead)
 
 
 @pytest.mark.parametrize(
