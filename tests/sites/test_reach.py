@@ -98,7 +98,7 @@ def test_a_clock_that_is_off_by_a_day(
     now = sites.reach._now
     monkeypatch.setattr(sites.reach, "_now", lambda: now() + off_s)
     with pytest.raises(
-        ClockError, match=rf"clock is 86(399|4\d\d) s {words} the coordinator"
+        ClockError, match=rf"clock is 86[34]\d\d s {words} the coordinator"
     ) as caught:
         check_coordinator(connection)
     assert caught.value.exit_code == 43
@@ -146,28 +146,25 @@ except PpflError as error:
 @pytest.mark.skipif(
     not (sys.platform == "linux" and shutil.which("cc")), reason="no compiler that makes a clock"
 )
-def test_a_whole_process_whose_clock_is_off(connection: Connection, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("off_s", "told"), [(-86400, r"86[34]\d\d s behind"), (40 * 86400, r"345\d{4} s ahead of")]
+)
+def test_a_whole_process_whose_clock_is_off(
+    connection: Connection, tmp_path: Path, off_s: int, told: str
+) -> None:
     """By such a clock the certificate, which is new, is not valid yet, or not any more."""
-    (tmp_path / "clock.c").write_text(_CLOCK)
-    shim = tmp_path / "clock.so"
-    compile_it = ["cc", "-shared", "-fPIC", "-o", shim, tmp_path / "clock.c", "-ldl"]
-    subprocess.run(compile_it, check=True)
-    python = [sys.executable, "-c", _CHECK, connection.model_dump_json()]
-    started = [
-        subprocess.Popen(
-            python,
-            env=os.environ | {"LD_PRELOAD": str(shim), "OFF_S": str(off_s)},
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for off_s in (-86400, 40 * 86400)
-    ]
-    behind, ahead = (process.communicate(timeout=120)[1] for process in started)
-    assert re.match(
-        r"clock: this machine's clock is 86(399|4\d\d) s behind the coordinator", behind
+    source, shim = tmp_path / "clock.c", tmp_path / "clock.so"
+    source.write_text(_CLOCK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _CHECK, connection.model_dump_json()],
+        env=os.environ | {"LD_PRELOAD": str(shim), "OFF_S": str(off_s)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert re.match(r"clock: this machine's clock is 34\d{5} s ahead of the coordinator", ahead)
+    assert re.match(f"clock: this machine's clock is {told} the coordinator", done.stderr)
 
 
 @pytest.mark.parametrize(
