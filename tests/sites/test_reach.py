@@ -77,7 +77,7 @@ def test_a_coordinator_that_takes_this_site(connection: Connection, running: Sit
     reached = reach(connection)
     assert reached.status == 200
     assert reached.ahead_s is not None
-    assert abs(reached.ahead_s) < 2
+    assert abs(reached.ahead_s) < 5  # which is what a site may be ahead
     assert 29 <= (reached.expires - certificates._now()).days <= 30
     running.link.seen.clear()
     check_coordinator(connection)
@@ -94,7 +94,7 @@ def test_a_clock_that_is_off_by_a_day(
     now = sites.reach._now
     monkeypatch.setattr(sites.reach, "_now", lambda: now() + off_s)
     with pytest.raises(
-        ClockError, match=rf"clock is 86(399|4\d\d) s {words} the coordinator"
+        ClockError, match=rf"clock is 86[34]\d\d s {words} the coordinator"
     ) as caught:
         check_coordinator(connection)
     assert caught.value.exit_code == 43
