@@ -24,9 +24,8 @@ from ppfl.federation.journal import (
     StudyStarted,
 )
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 _PLAIN = "unsafe_plaintext"
 
@@ -98,7 +97,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PPFL_RUN", str(folder))
-        prepare(tiny_scenario(_PLAIN), folder)
+        prepare_once(tiny_scenario(_PLAIN), folder)
         Coordinator(LocalGrid(app, sites=len(SITES)), folder).run()
     return _closed(_events(folder)).model_sha256
 
@@ -122,7 +121,7 @@ def _left(folder: Path, site: str) -> list[tuple[int, int, bool]]:
 def test_an_upload_that_broke_off_is_sent_again_without_training_again(
     folder: Path, trained: list[int], undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     Coordinator(_Grid({"train north": [3, 8]}), folder).run()
     assert trained == [1, 1, 1, 2, 2, 2]
     (first, size, _), *_ = left = _left(folder, "north")
@@ -139,7 +138,7 @@ def test_an_upload_that_broke_off_is_sent_again_without_training_again(
 def test_a_site_that_is_lost_whenever_it_is_asked_is_left_out(
     folder: Path, trained: list[int]
 ) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     grid = _Grid({"train north": [8] * 9})
     Coordinator(grid, folder).run()
     assert grid.answered.count("train north") == 3
@@ -149,7 +148,7 @@ def test_a_site_that_is_lost_whenever_it_is_asked_is_left_out(
 
 
 def test_a_site_that_raised_is_not_asked_again(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     grid = _Grid({"train north": [2]})
     Coordinator(grid, folder).run()
     assert grid.answered.count("train north") == 1
@@ -160,7 +159,7 @@ def test_a_site_that_goes_away_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch, back_s: float
 ) -> None:
     monkeypatch.setattr(coordinator.roster, "_BACK_S", back_s)
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     looked: list[int] = []
 
     class Leaving(_Grid):
@@ -189,7 +188,7 @@ def test_a_site_that_goes_away_is_waited_for(
 def test_another_run_of_the_study_gets_what_was_sealed_before_the_crash(
     folder: Path, trained: list[int], undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     assert trained == [1, 1, 1]
@@ -203,7 +202,7 @@ def test_another_run_of_the_study_gets_what_was_sealed_before_the_crash(
 
 
 def test_with_fewer_sites_enrolled_the_update_is_another(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     grid = _Grid()
@@ -213,7 +212,9 @@ def test_with_fewer_sites_enrolled_the_update_is_another(folder: Path, trained: 
 
 
 def test_local_layers_are_of_one_run_and_so_is_the_update(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, model={"local_layers": ["fc"]}, training={"rounds": 1}), folder)
+    prepare_once(
+        tiny_scenario(_PLAIN, model={"local_layers": ["fc"]}, training={"rounds": 1}), folder
+    )
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     Coordinator(_Grid(), folder).run(resume=True)
@@ -223,7 +224,7 @@ def test_local_layers_are_of_one_run_and_so_is_the_update(folder: Path, trained:
 def test_a_site_with_a_new_node_takes_its_place_and_is_not_counted_twice(
     folder: Path, undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
 
     class Renewing(_Grid):
         def _call(self, message: Message) -> Message:
@@ -244,7 +245,7 @@ def test_a_site_with_a_new_node_takes_its_place_and_is_not_counted_twice(
 def test_two_nodes_of_one_name_are_refused_while_both_are_there(
     folder: Path, undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     grid = _Grid()
     grid.connect("north", node=9)
     Coordinator(grid, folder).run()

@@ -81,7 +81,7 @@ def test_a_coordinator_that_takes_this_site(connection: Connection, running: Sit
     reached = reach(connection)
     assert reached.status == 200
     assert reached.ahead_s is not None
-    assert abs(reached.ahead_s) < 2
+    assert abs(reached.ahead_s) < 5  # which is what a site may be ahead
     assert 29 <= (reached.expires - certificates._now()).days <= 30
     running.link.seen.clear()
     check_coordinator(connection)
