@@ -14,8 +14,6 @@ from flwr.clientapp import ClientApp
 from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
 
-from sites.client_app import app
-
 
 def main() -> None:
     """Do what ``flwr-clientapp`` does, with this site's own app."""
@@ -31,7 +29,13 @@ def _ignore(_content: bytes, **_: Any) -> None:
 
 
 def _installed(*_: str) -> ClientApp:
-    """In place of loading it."""
+    """In place of loading it.
+
+    The app brings torch. Flower gives a process 30 s to report, and starts another in its place:
+    on a slow machine more and more of them, if torch were loaded before.
+    """
+    from sites.client_app import app
+
     return app
 
 

@@ -93,7 +93,9 @@ def test_a_clock_that_is_off_by_a_day(
 ) -> None:
     now = sites.reach._now
     monkeypatch.setattr(sites.reach, "_now", lambda: now() + off_s)
-    with pytest.raises(ClockError, match=rf"clock is 86(399|4\d\d) s {words} the coordinator") as caught:
+    with pytest.raises(
+        ClockError, match=rf"clock is 86(399|4\d\d) s {words} the coordinator"
+    ) as caught:
         check_coordinator(connection)
     assert caught.value.exit_code == 43
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,14 @@ def test_a_coordinator_serves_what_its_settings_say(
     assert (place.port, place.superlink_port, place.sites) == (1, 2, {"a": "key"})
     assert place.certificate == tmp_path / "tls" / "server.crt"
     assert place.folder == tmp_path / "flower"
+
+
+def test_a_client_process_reports_before_it_loads_torch() -> None:
+    """Flower gives it 30 s to report, and on a slow machine torch alone takes as long."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, sites.client_process; print('torch' in sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert loaded.stdout == "False\n"

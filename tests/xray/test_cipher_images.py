@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def test_a_secret_gives_one_code_book_and_another_secret_another(engine: Engine)
     )
     assert one.ciphertexts == same.ciphertexts
     assert not set(one.ciphertexts) & set(other.ciphertexts)
-    assert len({tuple(colour) for colour in one.channels(_LEVELS).reshape(-1, 3)}) == LEVELS
+    assert len({tuple(colour) for colour in one.highest_bytes(_LEVELS).reshape(-1, 3)}) == LEVELS
 
 
 def test_fixed_randomness_is_seen_from_the_public_key(engine: Engine) -> None:
@@ -45,8 +47,21 @@ def test_fixed_randomness_is_seen_from_the_public_key(engine: Engine) -> None:
 
 
 def test_without_randomness_the_picture_stays_as_it_is(engine: Engine) -> None:
-    picture = CodeBook.without_randomness(engine).channels(_LEVELS)
+    picture = CodeBook.without_randomness(engine).highest_bytes(_LEVELS)
     assert (picture == _LEVELS[..., np.newaxis]).all()
+
+
+def test_the_steadiest_bytes_are_those_of_shortest_steps(engine: Engine) -> None:
+    book = CodeBook.with_fixed_randomness(engine, b"secret")
+    channels = book.steadiest_bytes(_LEVELS).reshape(LEVELS, 3).astype(int)
+    width = engine.ciphertext_bytes
+    steps = sorted(
+        sum(abs(next_[i] - this[i]) for this, next_ in pairwise(book_bytes))
+        for book_bytes in [[number.to_bytes(width, "big") for number in book.ciphertexts]]
+        for i in range(width)
+    )
+    assert abs(np.diff(channels, axis=0)).sum(axis=0).tolist() == steps[:3]
+    assert steps[2] < steps[width // 2] / 2  # far steadier than bytes are as a rule
 
 
 def test_the_low_byte_is_the_ciphertext_modulo_256(engine: Engine) -> None:
