@@ -207,7 +207,7 @@ def test_a_program_that_is_to_start_anew_leaves_no_stopped_process(tmp_path: Pat
         if len(_pids(pids)) == 2:
             os.kill(_pids(pids)[1], signal.SIGSTOP)
             supervisor.restart("a")
-            assert _alive(_pids(pids)[:2]) == []
+            _until(lambda: _alive(_pids(pids)[:2]) == [])
         elif len(_pids(pids)) == 4:
             supervisor.stop()
 

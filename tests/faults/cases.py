@@ -57,10 +57,10 @@ def _training(live: LiveFederation) -> None:
     live.wait_for(lambda: live.is_in(STRUCK, "train", ROUND), seconds=_LONG_S)
 
 
-def _kill(where: str, program: str) -> Strike:
+def _kill(where: str, program: str, number: int = signal.SIGKILL) -> Strike:
     def strike(live: LiveFederation, _: Line) -> None:
         _training(live)
-        live.strike(where, program)
+        live.strike(where, program, number)
 
     return strike
 
@@ -178,6 +178,12 @@ _SENDS = f"half of a site's update of round {ROUND} is sent"
 FAULTS = (
     Fault("none", "nothing", "", _nothing),
     Fault("clientapp", "`kill -9` of a site's ClientApp", _TRAINS, _kill(STRUCK, "clientapp")),
+    Fault(
+        "terminated",
+        "`kill` of a site's ClientApp",
+        _TRAINS,
+        _kill(STRUCK, "clientapp", signal.SIGTERM),
+    ),
     Fault("supernode", "`kill -9` of a site's SuperNode", _TRAINS, _kill(STRUCK, "supernode")),
     Fault("superlink", "`kill -9` of SuperLink", _TRAINS, _kill(COORDINATOR, "superlink")),
     Fault("serverapp", "`kill -9` of the ServerApp", _TRAINS, _kill(COORDINATOR, "serverapp")),

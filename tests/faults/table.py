@@ -25,7 +25,8 @@ site is in a round twice, no round is closed twice, and none that was closed is 
 
 `{struck}` is the site that is struck. “Seconds lost” is against the first row, on {cores} cores for
 the coordinator and all sites; most of them are Flower's: it takes a process or a site for lost
-after two missed signs of life of 30 s.
+after two missed signs of life of 30 s. `flower-8` is its code for a process that was lost,
+`flower-5` for a site, `flower-3` for a message.
 
 | what | when | at the coordinator | at the sites | seconds lost | totals opened and right |
 |---|---|---|---|---|---|
