@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from ppfl.errors import (
 )
 from ppfl.federation import Aggregation, Checkpoint, Journal, read_journal
 from ppfl.federation.journal import (
+    INTERNAL,
     Alarm,
     MeanXRaysReleased,
     RoundClosed,
@@ -122,13 +125,44 @@ class Coordinator:
             self._enroll()
             self._close(started)
         except PpflError as error:
-            failed = StudyFailed(round=self._done, code=error.code, sentence=str(error))
-            self.journal.write(failed)
+            self._fail(error.code, str(error))
             raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            self._fail(INTERNAL, f"{type(error).__name__} in {where}")
+            raise
+
+    def _fail(self, code: str, sentence: str) -> None:
+        self.journal.write(StudyFailed(round=self._done, code=code, sentence=sentence))
 
     def _resume(self) -> None:
         kept = Checkpoint.read(self._checkpoint_file, study=self.study.fingerprint())
         self._run, self._done, self._total = kept.run, kept.round_number, kept.total
+        self._note_last_round()
+
+    def _note_last_round(self) -> None:
+        """Write that the last round is complete, if the run was cut off just before it could."""
+        sites: list[str] = []
+        started: datetime | None = None
+        seconds = 0.0
+        for event in read_journal(self.journal.path) if self.journal.path.exists() else ():
+            match event:
+                case RoundClosed(round=self._done):
+                    return
+                case RoundStarted(round=self._done):
+                    sites, started = [], event.time
+                case SiteAnswered(round=self._done) if started:
+                    sites.append(event.site)
+                    seconds = (event.time - started).total_seconds()
+        self._write_closed(tuple(sites), seconds)
+
+    def _write_closed(self, sites: tuple[str, ...], seconds: float) -> None:
+        digest = hashlib.sha256(self._total).hexdigest()
+        closed = RoundClosed(
+            round=self._done, sites=sites, seconds=round(seconds, 3), total_sha256=digest
+        )
+        self.journal.write(closed)
 
     def _announce(self) -> None:
         study = self.study
@@ -226,14 +260,7 @@ class Coordinator:
         self._checkpoint().write(self._earlier_file)
         self._done, self._total = number, total
         self._checkpoint().write(self._checkpoint_file)
-        self.journal.write(
-            RoundClosed(
-                round=number,
-                sites=aggregation.answered,
-                seconds=round(time.monotonic() - started, 3),
-                total_sha256=hashlib.sha256(total).hexdigest(),
-            )
-        )
+        self._write_closed(aggregation.answered, time.monotonic() - started)
         self._released.publish()
 
     def _close(self, started: float) -> None:

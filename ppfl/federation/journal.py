@@ -16,6 +16,9 @@ AlarmCode = Literal[
     "metrics-disagree", "model-disagrees", "mean-xrays-disagree", "site-lost", "clipping"
 ]
 
+INTERNAL = "internal"
+"""The code of a failure that is none of ppfl's errors: something is wrong in the code."""
+
 
 class Event(BaseModel):
     """What every line has: the format's version and the time, UTC."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from flwr.app import Context, Error, Message, RecordDict
 import coordinator.roster
 import sites.hospital
 from coordinator.rounds import Coordinator
-from ppfl.federation import read_journal
+from ppfl.federation import Checkpoint, read_journal
 from ppfl.federation.journal import (
     AnyEvent,
     LeftHospital,
@@ -21,6 +22,7 @@ from ppfl.federation.journal import (
     SiteEnrolled,
     SiteFailed,
     StudyClosed,
+    StudyFailed,
     StudyStarted,
 )
 from simulations.local_grid import LocalGrid
@@ -109,6 +111,10 @@ def _events(folder: Path) -> list[AnyEvent]:
 def _closed(events: list[AnyEvent]) -> StudyClosed:
     assert isinstance(events[-1], StudyClosed)
     return events[-1]
+
+
+def _study(events: list[AnyEvent]) -> str:
+    return next(e.study_fingerprint for e in events if isinstance(e, StudyStarted))
 
 
 def _left(folder: Path, site: str) -> list[tuple[int, int, bool]]:
@@ -255,3 +261,48 @@ def test_two_nodes_of_one_name_are_refused_while_both_are_there(
     assert (site, code) == ("north", "duplicate-answer")
     assert "two nodes say that they are north, 2 and 9" in sentence
     assert _closed(events).model_sha256 == undisturbed
+
+
+def test_a_round_that_is_complete_is_in_the_journal_although_the_run_was_cut_off_before(
+    folder: Path, trained: list[int], undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tiny_scenario(_PLAIN), folder)
+    write = Checkpoint.write
+
+    def cut(checkpoint: Checkpoint, path: Path) -> None:
+        write(checkpoint, path)
+        if path.name == "checkpoint.bin":
+            raise _PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", cut)
+        with pytest.raises(_PowerCut):
+            Coordinator(_Grid(), folder).run()
+    Coordinator(_Grid(), folder).run(resume=True)
+    assert trained == [1, 1, 1, 2, 2, 2]
+    events = _events(folder)
+    closed = [event for event in events if isinstance(event, RoundClosed)]
+    assert [(event.round, set(event.sites)) for event in closed] == [
+        (1, set(SITES)),
+        (2, set(SITES)),
+    ]
+    total = Checkpoint.read(folder / "checkpoint-earlier.bin", study=_study(events)).total
+    assert closed[0].total_sha256 == hashlib.sha256(total).hexdigest()
+    assert closed[0].seconds > 0
+    assert _closed(events).model_sha256 == undisturbed
+
+
+def test_a_fault_in_the_code_is_said_without_what_it_was_about(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tiny_scenario(_PLAIN), folder)
+
+    def fail(*_: Any) -> None:
+        raise KeyError("a patient")
+
+    monkeypatch.setattr(Coordinator, "_accept", fail)
+    with pytest.raises(KeyError):
+        Coordinator(_Grid(), folder).run()
+    (failed,) = [event for event in _events(folder) if isinstance(event, StudyFailed)]
+    assert failed.code == "internal"
+    assert failed.sentence.startswith("KeyError in test_resend.py, line ")
