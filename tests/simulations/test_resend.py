@@ -266,7 +266,7 @@ def test_two_nodes_of_one_name_are_refused_while_both_are_there(
 def test_a_round_that_is_complete_is_in_the_journal_although_the_run_was_cut_off_before(
     folder: Path, trained: list[int], undisturbed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     write = Checkpoint.write
 
     def cut(checkpoint: Checkpoint, path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_round_that_is_complete_is_in_the_journal_although_the_run_was_cut_off
 def test_a_fault_in_the_code_is_said_without_what_it_was_about(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
 
     def fail(*_: Any) -> None:
         raise KeyError("a patient")
