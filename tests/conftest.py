@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 from ppfl.crypto import PrivateKey, generate_key, generate_unsafe_key, keyfiles
 from tests.deployed import Deployed, deploy
 
 # Networks are small here, and threads that wait for each other on a busy machine cost the most.
 torch.set_num_threads(1)
+threadpool_limits(1, user_api="blas")  # numpy's
 # That a machine is slow, or busy, is no error.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
