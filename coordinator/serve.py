@@ -15,6 +15,7 @@ import tomli_w
 
 from coordinator.control import Control
 from coordinator.gateway_server import GatewaySettings
+from ppfl.crypto.textfile import replace_text
 from ppfl.errors import QuorumError, RunError, error_of
 from ppfl.federation import read_journal
 from ppfl.federation.journal import INTERNAL, AnyEvent, RoundClosed, StudyClosed, StudyFailed
@@ -110,7 +111,7 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
         limits=place.limits,
     )
     written = place.folder / "gateway.toml"
-    written.write_text(tomli_w.dumps(settings.model_dump(mode="json")), encoding="utf-8")
+    replace_text(written, tomli_w.dumps(settings.model_dump(mode="json")))
     gateway = [sys.executable, "-m", "coordinator.gateway_server", str(written)]
     return [
         Program(

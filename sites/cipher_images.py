@@ -45,7 +45,7 @@ def to_cipher_images(data: ImageSet, site: SiteFile, study: Study) -> ImageSet:
     elif study.images.cipher_bytes == "highest":
         convert = book.highest_bytes
     else:
-        convert = book.steadiest_bytes
+        convert = book.correlated_bytes
     return replace(data, images=convert(data.images))
 
 

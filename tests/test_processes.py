@@ -29,7 +29,7 @@ def _status(folder: Path) -> dict[str, Any]:
     return {program["name"]: program for program in programs}
 
 
-def _until(condition: Callable[[], bool], *, seconds: float = 15) -> None:
+def _until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while True:
         with suppress(FileNotFoundError, KeyError, IndexError):
@@ -72,7 +72,7 @@ def test_a_supervisor_that_is_told_to_end_ends_everything(
     tmp_path: Path, supervised: subprocess.Popen[bytes], number: int
 ) -> None:
     supervised.send_signal(number)
-    assert supervised.wait(timeout=10) == 0
+    assert supervised.wait(timeout=60) == 0
     assert _alive(_pids(tmp_path / "pids")) == []
     assert {p["state"] for p in _status(tmp_path).values()} == {"ended"}
 
@@ -109,7 +109,7 @@ def test_a_program_that_ends_is_started_again_and_what_it_started_is_ended(tmp_p
     began = time.monotonic()
     supervisor.run(look)
     assert seen == [3]
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < 30
     assert len(_pids(pids)) == 2
     assert _alive(_pids(pids)) == []
 

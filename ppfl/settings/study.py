@@ -50,10 +50,10 @@ class ImageOptions(Section):
         "(docs/reproduction.md): bytes of its ciphertext under one secret ρ, the last byte of it, "
         "its ciphertext with ρ = 1, or with a fresh ρ for each pixel, from which nothing is learnt",
     )
-    cipher_bytes: Literal["steadiest", "highest"] = Field(
-        "steadiest",
+    cipher_bytes: Literal["correlated", "highest"] = Field(
+        "correlated",
         description="which three bytes of a ciphertext are the network's channels under one ρ: "
-        "those that change least from grey to grey, or the highest of its scaled value",
+        "those that correlate most with the grey level, or the highest of its scaled value",
     )
     cipher_secret: Literal["federation", "site"] = Field(
         "federation",

@@ -75,18 +75,20 @@ class CodeBook:
         numbers = (sealed[start : start + width] for start in range(0, len(sealed), width))
         return cls([int.from_bytes(number, "little") for number in numbers], engine.public.N)
 
-    def steadiest_bytes(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def correlated_bytes(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Cipher images (n, h, w, 3) of grey ones (n, h, w): the bytes that show most of a picture.
 
         Each byte of c(m) steps by nearly the same from grey to grey, modulo 256. Among the hundreds
         there are some with short steps, in which a picture is there for all to see, only folded
-        at some greys. The three whose steps are shortest are the channels, the steadiest first;
-        anybody finds them by looking where neighbouring pixels differ least.
+        at some greys. The three that correlate most with the grey level are the channels.
         """
         width = -(-(self.N**2).bit_length() // 8)
         table = np.array([list(number.to_bytes(width, "little")) for number in self.ciphertexts])
-        steps = abs(np.diff(table, axis=0)).sum(axis=0)
-        chosen = np.argsort(steps, kind="stable")[:CHANNELS]
+        centred = table - table.mean(axis=0)
+        spread = np.sqrt((centred**2).sum(axis=0))
+        along = abs((np.arange(LEVELS) - (LEVELS - 1) / 2) @ centred)
+        correlation = np.divide(along, spread, out=np.zeros(width), where=spread > 0)
+        chosen = np.argsort(-correlation, kind="stable")[:CHANNELS]
         book: NDArray[np.uint8] = table[:, chosen].astype(np.uint8)
         return book[images]
 

@@ -42,7 +42,7 @@ class Row:
 _FIXED = "images.cipher=unsafe_fixed_randomness"
 _HIGHEST = 'images.cipher_bytes="highest"'
 _OWN = 'images.cipher_secret="site"'
-_LONGER = ("training.rounds=10", "training.local_epochs=2", "training.learning_rate=1e-3")
+_LONGER = ("training.rounds=10", "training.local_epochs=3", "training.learning_rate=1e-3")
 
 ROWS = (
     Row(

@@ -22,11 +22,10 @@ from ppfl.learning.models import get_parameters
 from ppfl.learning.sources import read_records
 from ppfl.settings import SiteFile
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed
 from sites.requests import Parameters
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 
 class ListeningGrid(LocalGrid):
@@ -52,7 +51,7 @@ def test_nothing_of_a_site_is_in_what_the_coordinator_holds_or_hears(
 ) -> None:
     folder = tmp_path / "run"
     scenario = tiny_scenario("shared", training={"rounds": 1}, federation={"release_floor": 1000})
-    prepare(scenario, folder)
+    prepare_once(scenario, folder)
     monkeypatch.setenv("PPFL_RUN", str(folder))
     grid = ListeningGrid()
     Coordinator(grid, folder).run()
@@ -87,7 +86,9 @@ def test_local_layers_are_in_no_update_though_nothing_is_encrypted(
 ) -> None:
     folder = tmp_path / "run"
     model = {"local_layers": ["conv1"]}
-    study = prepare(tiny_scenario("unsafe_plaintext", model=model, training={"rounds": 1}), folder)
+    study = prepare_once(
+        tiny_scenario("unsafe_plaintext", model=model, training={"rounds": 1}), folder
+    )
     trained: list[tuple[Parameters, int]] = []
     train = sites.hospital.train_locally
 

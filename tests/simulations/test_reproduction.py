@@ -19,9 +19,12 @@ from simulations.reproduction.leaks import choose_public
 from simulations.reproduction.rows import prepare_row
 from tests.simulations.tiny import tiny_scenario
 
+# all but the last layer stay at the sites: whole networks are encrypted in test_in_process.py
+_LOCAL = 'model.local_layers=["conv1", "stage2", "stage3", "stage4", "conv5"]'
 _SMALL = (
     *("--set", "architecture=shufflenet_v2_x0_5"),
     *("--set", "rounds=1", "--set", "local_epochs=1", "--set", "key_bits=2048"),
+    *("--set", _LOCAL),
 )
 
 

@@ -26,9 +26,8 @@ from ppfl.federation.journal import (
     StudyStarted,
 )
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 _PLAIN = "unsafe_plaintext"
 
@@ -100,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PPFL_RUN", str(folder))
-        prepare(tiny_scenario(_PLAIN), folder)
+        prepare_once(tiny_scenario(_PLAIN), folder)
         Coordinator(LocalGrid(app, sites=len(SITES)), folder).run()
     return _closed(_events(folder)).model_sha256
 
@@ -128,7 +127,7 @@ def _left(folder: Path, site: str) -> list[tuple[int, int, bool]]:
 def test_an_upload_that_broke_off_is_sent_again_without_training_again(
     folder: Path, trained: list[int], undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     Coordinator(_Grid({"train north": [3, 8]}), folder).run()
     assert trained == [1, 1, 1, 2, 2, 2]
     (first, size, _), *_ = left = _left(folder, "north")
@@ -145,7 +144,7 @@ def test_an_upload_that_broke_off_is_sent_again_without_training_again(
 def test_a_site_that_is_lost_whenever_it_is_asked_is_left_out(
     folder: Path, trained: list[int]
 ) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     grid = _Grid({"train north": [8] * 9})
     Coordinator(grid, folder).run()
     assert grid.answered.count("train north") == 3
@@ -155,7 +154,7 @@ def test_a_site_that_is_lost_whenever_it_is_asked_is_left_out(
 
 
 def test_a_site_that_raised_is_not_asked_again(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     grid = _Grid({"train north": [2]})
     Coordinator(grid, folder).run()
     assert grid.answered.count("train north") == 1
@@ -166,7 +165,7 @@ def test_a_site_that_goes_away_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch, back_s: float
 ) -> None:
     monkeypatch.setattr(coordinator.roster, "_BACK_S", back_s)
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     looked: list[int] = []
 
     class Leaving(_Grid):
@@ -195,7 +194,7 @@ def test_a_site_that_goes_away_is_waited_for(
 def test_another_run_of_the_study_gets_what_was_sealed_before_the_crash(
     folder: Path, trained: list[int], undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     assert trained == [1, 1, 1]
@@ -209,7 +208,7 @@ def test_another_run_of_the_study_gets_what_was_sealed_before_the_crash(
 
 
 def test_with_fewer_sites_enrolled_the_update_is_another(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     grid = _Grid()
@@ -219,7 +218,9 @@ def test_with_fewer_sites_enrolled_the_update_is_another(folder: Path, trained: 
 
 
 def test_local_layers_are_of_one_run_and_so_is_the_update(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, model={"local_layers": ["fc"]}, training={"rounds": 1}), folder)
+    prepare_once(
+        tiny_scenario(_PLAIN, model={"local_layers": ["fc"]}, training={"rounds": 1}), folder
+    )
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     Coordinator(_Grid(), folder).run(resume=True)
@@ -229,7 +230,7 @@ def test_local_layers_are_of_one_run_and_so_is_the_update(folder: Path, trained:
 def test_a_site_with_a_new_node_takes_its_place_and_is_not_counted_twice(
     folder: Path, undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
 
     class Renewing(_Grid):
         def _call(self, message: Message) -> Message:
@@ -250,7 +251,7 @@ def test_a_site_with_a_new_node_takes_its_place_and_is_not_counted_twice(
 def test_two_nodes_of_one_name_are_refused_while_both_are_there(
     folder: Path, undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     grid = _Grid()
     grid.connect("north", node=9)
     Coordinator(grid, folder).run()
@@ -265,7 +266,7 @@ def test_two_nodes_of_one_name_are_refused_while_both_are_there(
 def test_a_round_that_is_complete_is_in_the_journal_although_the_run_was_cut_off_before(
     folder: Path, trained: list[int], undisturbed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     write = Checkpoint.write
 
     def cut(checkpoint: Checkpoint, path: Path) -> None:
@@ -294,7 +295,7 @@ def test_a_round_that_is_complete_is_in_the_journal_although_the_run_was_cut_off
 def test_a_fault_in_the_code_is_said_without_what_it_was_about(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
 
     def fail(*_: Any) -> None:
         raise KeyError("a patient")

@@ -15,15 +15,14 @@ from ppfl.federation.journal import StudyClosed
 from ppfl.learning.study_model import StudyModel
 from ppfl.settings import SiteFile, Study
 from simulations.prepare import prepare
-from simulations.runner import run_in_process
 from sites.xrays import XRays
-from tests.simulations.tiny import tiny_scenario
+from tests.simulations.tiny import prepare_once, run_without_report, tiny_scenario
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cipher") / "run"
-    prepare(tiny_scenario("shared"), folder)
+    prepare_once(tiny_scenario("shared"), folder)
     return folder
 
 
@@ -98,7 +97,7 @@ def test_a_study_runs_on_cipher_images(tmp_path: Path) -> None:
         training={"rounds": 1},
     )
     prepare(scenario, folder)
-    run_in_process(folder)
+    run_without_report(folder)
     assert isinstance(read_journal(folder / "journal.jsonl")[-1], StudyClosed)
     model = StudyModel.read(folder / "sites" / "north" / "work" / "model.safetensors")
     with pytest.raises(ModelError, match="cipher = unsafe_fixed_randomness"):
