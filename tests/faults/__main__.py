@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -25,6 +26,7 @@ from tests.live.replay import Replay
 def main() -> int:
     """How many faults ended badly."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the processes would be left
     torch.set_num_threads(1)  # as the sites are started: the same bits
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     results = arguments.results or root
