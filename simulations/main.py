@@ -14,7 +14,7 @@ from coordinator.audit_command import audit_run
 from coordinator.run_command import run_coordinator
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from coordinator.status_command import show_status, stop_coordinator
-from ppfl.errors import PpflError, exit_code_of
+from ppfl.errors import PpflError, exit_code_of, write_error
 from ppfl.learning.check import check_folder
 from simulations.command import simulate
 from simulations.doctor import doctor
@@ -75,11 +75,11 @@ def main() -> None:
     """
     try:
         _app()
-    except PpflError as error:
-        typer.echo(f"ppfl: {error}", err=True)
-        if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
-        sys.exit(exit_code_of(error))
-    except OSError as error:  # a full disk, a folder that may not be written to
-        typer.echo(f"ppfl: {error.filename or 'a file'}: {error.strerror}", err=True)
+    except (PpflError, OSError) as error:
+        told = error
+        if isinstance(told, OSError):  # a full disk, a folder that may not be written to
+            told = write_error(str(told.filename2 or told.filename or "a file"), told)
+        typer.echo(f"ppfl: {told}", err=True)
+        if told.hint:
+            typer.echo(f"hint: {told.hint}", err=True)
         sys.exit(exit_code_of(error))
