@@ -168,7 +168,11 @@ def check_study(settings: CoordinatorFile) -> Study:
             f"{settings.study}: is still a draft", hint="complete it with `ppfl coordinator kit`"
         )
     if read_public_key(settings.public_key).fingerprint != wanted:
-        raise KeyMismatchError(f"{settings.public_key}: is not the key of {settings.study}")
+        raise KeyMismatchError(
+            f"{settings.public_key}: is not the key of {settings.study}",
+            hint=f"the ceremony's transcript.txt names the right one: ppfl keys show "
+            f"{settings.public_key}",
+        )
     copy = settings.run / "study.toml"
     if copy.exists() and Study.read(copy).fingerprint() != study.fingerprint():
         raise StudyMismatchError(

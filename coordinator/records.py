@@ -8,7 +8,7 @@ from pathlib import Path
 from coordinator.roster import Answered
 from ppfl.crypto.signing import check_signature
 from ppfl.errors import RecordError
-from ppfl.federation import Journal, Line
+from ppfl.federation import Journal
 from ppfl.federation.journal import (
     Alarm,
     RoundClosed,
@@ -48,30 +48,36 @@ class Records:
         """Find the record of the round after which a run goes on.
 
         A crash may have come between the checkpoint and the record, which is then written now:
-        all that it says is in the journal, except how long the round took.
+        all that it says is in the journal. It took until the last answer, as far as that tells.
         """
         digest = hashlib.sha256(total).hexdigest()
-        found: tuple[Line, tuple[str, ...]] | None = None
-        inside: dict[str, str] = {}
-        lines = read_lines(self._journal.path) if self._journal.path.exists() else ()
-        for line in lines:
+        found: tuple[bytes, tuple[str, ...]] | None = None
+        inside: dict[str, SiteAnswered] = {}
+        began = None
+        for line in read_lines(self._journal.path) if self._journal.path.exists() else ():
             match line.event():
-                case RoundStarted(round=at) if at == number:
-                    inside = {}
+                case RoundStarted(round=at, time=time) if at == number:
+                    inside, began = {}, time
                 case SiteAnswered(round=at) as answered if at == number:
-                    inside[answered.site] = answered.sealed_sha256
+                    inside[answered.site] = answered
                 case RoundClosed(round=at, total_sha256=told, sites=sites) if (at, told) == (
                     number,
                     digest,
                 ):
-                    found = line, sites
+                    found = line.raw, sites
         if found:
-            self.line, self.sites = found[0].raw, found[1]
-        elif inside:
-            closed = RoundClosed(
-                round=number, sites=tuple(inside), seconds=0, total_sha256=digest, vectors=inside
+            self.line, self.sites = found
+        elif began and inside:
+            last = max(answered.time for answered in inside.values())
+            self.close(
+                RoundClosed(
+                    round=number,
+                    sites=tuple(inside),
+                    seconds=round((last - began).total_seconds(), 3),
+                    total_sha256=digest,
+                    vectors={site: answered.sealed_sha256 for site, answered in inside.items()},
+                )
             )
-            self.close(closed)
 
     def note(self, answered: Answered, number: int) -> None:
         """Write down that a site countersigned the record that it was shown, or an alarm.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from ppfl.errors import (
 from ppfl.federation import Aggregation, Checkpoint, Journal, read_journal
 from ppfl.federation.ciphertexts import CIPHERTEXTS, KeptCiphertexts
 from ppfl.federation.journal import (
+    INTERNAL,
     Alarm,
     MeanXRaysReleased,
     RoundClosed,
@@ -138,9 +140,16 @@ class Coordinator:
             self._enroll()
             self._close(started)
         except PpflError as error:
-            failed = StudyFailed(round=self._done, code=error.code, sentence=str(error))
-            self.journal.write(failed)
+            self._fail(error.code, str(error))
             raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            self._fail(INTERNAL, f"{type(error).__name__} in {where}")
+            raise
+
+    def _fail(self, code: str, sentence: str) -> None:
+        self.journal.write(StudyFailed(round=self._done, code=code, sentence=sentence))
 
     def _resume(self) -> None:
         kept = Checkpoint.read(self._checkpoint_file, study=self.study.fingerprint())

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +17,19 @@ import tomli_w
 from coordinator.control import Control
 from coordinator.dashboard.serve import DashboardPlace
 from coordinator.gateway_server import GatewaySettings
-from ppfl.errors import RunError, SpoiledTotalError
-from ppfl.federation import read_last_event
-from ppfl.federation.journal import StudyClosed, StudyFailed
+from ppfl.crypto.textfile import replace_text
+from ppfl.errors import QuorumError, RunError, error_of
+from ppfl.federation import read_journal, read_last_event
+from ppfl.federation.journal import INTERNAL, AnyEvent, RoundClosed, StudyClosed, StudyFailed
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
 from sites.flower import flower_environment, flower_program, write_secret
 
 _LOOK_S = 2.0  # between two looks at SuperLink
-_AGAIN_S = 30.0  # before a study that broke off is taken up again
+_AGAIN_S = 30.0  # before a study that lacked sites is taken up again, the first time
+_LONGEST_S = 600.0  # and the last
+_LOST_AGAIN_S = 2.0  # the same where its process was lost, which says nothing about the next one
+_LOST_TIMES = 5  # in a row, without a round complete: then something else is wrong
 _APP = {
     "project": {"name": "ppfl", "version": "1.0.0", "dependencies": ["flwr>=1.41"]},
     "tool": {
@@ -92,14 +96,15 @@ def serve_coordinator(place: CoordinatorPlace) -> bool:
         PortInUseError: another program listens on one of the ports.
         RunError: the coordinator runs already in this folder.
         KeyMaterialError: a site's key is none.
-        SpoiledTotalError: the sites refuse a total, and would again.
+        PpflError: the study broke off for a reason that trying again does not change, such as a
+            spoiled total or a full disk; the run's journal tells it as well.
     """
     ports = [(place.listen, place.port), ("127.0.0.1", place.superlink_port)]
     if place.dashboard_port:
         ports.append((place.dashboard.listen, place.dashboard_port))
     supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
     write_secret(_secret(place))
-    study = _Study(place)
+    study = _Study(place, end_server_app=lambda: supervisor.restart("superexec"))
     try:
         supervisor.run(lambda: supervisor.stop() if study.is_closed() else None)
     finally:
@@ -123,7 +128,7 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
         limits=place.limits,
     )
     written = place.folder / "gateway.toml"
-    written.write_text(tomli_w.dumps(settings.model_dump(mode="json")), encoding="utf-8")
+    replace_text(written, tomli_w.dumps(settings.model_dump(mode="json")))
     gateway = [sys.executable, "-m", "coordinator.gateway_server", str(written)]
     programs = [
         Program(
@@ -160,12 +165,18 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
 
 
 class _Study:
-    """The study's run at SuperLink, started again until the study is closed."""
+    """The study's run at SuperLink, started again until the study is closed.
 
-    def __init__(self, place: CoordinatorPlace) -> None:
-        self._place = place
+    Args:
+        place: where the coordinator's processes are.
+        end_server_app: ends the ServerApp, if there still is one.
+    """
+
+    def __init__(self, place: CoordinatorPlace, *, end_server_app: Callable[[], None]) -> None:
+        self._place, self._end_server_app = place, end_server_app
         self._control: Control | None = None
         self._run, self._next = 0, 0.0
+        self._complete = self._times = 0
 
     def is_closed(self) -> bool:
         """Whether the study has come to its end; on the way there, take it a step further."""
@@ -173,11 +184,12 @@ class _Study:
             return False
         self._next = time.monotonic() + _LOOK_S
         try:
-            return self._go_on()
+            has_ended = self._go_on()
         except RunError as error:
             _log.warning("%s", error)
             self.close()
-        return False
+            return False
+        return has_ended and self._settle()
 
     def close(self) -> None:
         """Hang up on SuperLink."""
@@ -186,23 +198,59 @@ class _Study:
             self._control = None
 
     def _go_on(self) -> bool:
+        """Whether a run has ended, and the study perhaps with it.
+
+        Raises:
+            RunError: SuperLink does not answer.
+        """
         if self._control is None:
             if not _listens(self._place.superlink_port):
                 return False
             self._control = Control(self._place.superlink_port, self._place.authority)
             self._control.register(self._place.sites)
-        if not self._run:
-            if _is_closed(self._place.run):
-                return True
-            self._run = self._control.start_run(_write_app(self._place.folder / "app"))
-            _log.info("run %d has started", self._run)
-        elif self._control.has_finished(self._run):
-            if _is_closed(self._place.run):
-                return True
-            _check_total(self._place.run)
-            _log.warning("run %d broke off and is taken up again in %.0f s", self._run, _AGAIN_S)
-            self._run, self._next = 0, time.monotonic() + _AGAIN_S
+        if self._run:
+            return self._control.has_finished(self._run)
+        if _is_closed(self._place.run):
+            return True
+        self._run = self._control.start_run(_write_app(self._place.folder / "app"))
+        _log.info("run %d has started", self._run)
         return False
+
+    def _settle(self) -> bool:
+        """Whether the study is closed; if only its run has ended, another one is due."""
+        if _is_closed(self._place.run):
+            return True
+        # Flower gives up a ServerApp that was only stopped; no two may write one journal
+        self._end_server_app()
+        why, again_s = self._look_why()
+        _log.warning("run %d broke off: %s; taken up again in %.0f s", self._run, why, again_s)
+        self._run, self._next = 0, time.monotonic() + again_s
+        return False
+
+    def _look_why(self) -> tuple[str, float]:
+        """Why the run broke off, and in how many seconds it is worth while to try again.
+
+        Raises:
+            PpflError: it is not.
+        """
+        events = _events(self._place.run)
+        complete = sum(isinstance(event, RoundClosed) for event in events)
+        self._times = self._times + 1 if complete == self._complete else 1
+        self._complete = complete
+        why, first_s = "its process was lost", _LOST_AGAIN_S
+        if events and isinstance(failed := events[-1], StudyFailed):
+            why = failed.sentence
+            if failed.code == QuorumError.code:
+                first_s = _AGAIN_S  # sites come back
+            elif failed.code != INTERNAL:
+                raise error_of(failed.code, why)
+        if first_s < _AGAIN_S and self._times > _LOST_TIMES:
+            raise RunError(
+                f"the study broke off {self._times} times after round {complete}; the last time: "
+                f"{why}",
+                hint=f"`flwr log` and the logs in {self._place.folder} may tell more; report it",
+            )
+        return why, min(first_s * 2.0 ** (self._times - 1), _LONGEST_S)
 
 
 def _write_app(folder: Path) -> Path:
@@ -226,8 +274,7 @@ def _is_closed(run: Path) -> bool:
     return isinstance(read_last_event(run / "journal.jsonl"), StudyClosed)
 
 
-def _check_total(run: Path) -> None:
-    """Make sure that it was not for a spoiled total that the study broke off."""
-    last = read_last_event(run / "journal.jsonl")
-    if isinstance(last, StudyFailed) and last.code == SpoiledTotalError.code:
-        raise SpoiledTotalError(last.sentence)
+def _events(run: Path) -> list[AnyEvent]:
+    """The study's journal, empty where there is none yet."""
+    journal = run / "journal.jsonl"
+    return read_journal(journal) if journal.exists() else []

@@ -372,3 +372,13 @@ def exit_code_of(error: PpflError | OSError) -> int:
     """The code to exit with."""
     kind = kind_of(error)
     return kind.exit_code if kind else _OTHER_FILE
+
+
+def error_of(code: str, message: str) -> PpflError:
+    """The error that a journal tells of by its code; one of no kind where the code is unknown."""
+    kinds = [PpflError]
+    for kind in kinds:
+        if kind.code == code:
+            return kind(message)
+        kinds += kind.__subclasses__()
+    return PpflError(message)

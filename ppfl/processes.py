@@ -27,7 +27,7 @@ from typing import IO
 
 import psutil
 
-from ppfl.errors import RunError
+from ppfl.errors import DiskFullError, RunError, kind_of
 from ppfl.running import require_free_port
 
 _POLL_S = 0.1
@@ -81,7 +81,7 @@ class Supervisor:
         self._mark = secrets.token_hex(16)
         self._children = [_Child(program, folder, self._mark) for program in programs]
         self._guard: subprocess.Popen[bytes] | None = None
-        self._stop = False
+        self._stop = self._unwritten = False
 
     def run(self, each: Callable[[], None] = lambda: None) -> None:
         """Keep the programs running until :meth:`stop`, SIGTERM or SIGINT.
@@ -109,6 +109,12 @@ class Supervisor:
         """Let :meth:`run` end."""
         self._stop = True
 
+    def restart(self, name: str) -> None:
+        """End a program and whatever it started, stopped processes too; it is started anew."""
+        for child in self._children:
+            if child.program.name == name:
+                child.end()
+
     def close(self) -> None:
         """End all programs, the last first, and whatever they started."""
         for child in reversed(self._children):
@@ -133,7 +139,7 @@ class Supervisor:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        changed = False
+        changed = self._unwritten
         for child in self._children:
             if child.note_end():
                 changed = True
@@ -155,8 +161,16 @@ class Supervisor:
         }
         path = self._folder / "status.json"
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(status, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(status, indent=1), encoding="utf-8")
+            temporary.replace(path)
+            self._unwritten = False
+        except OSError as error:
+            if kind_of(error) is not DiskFullError:
+                raise
+            if not self._unwritten:
+                _log.warning("%s: %s; the programs go on", path, error.strerror)
+            self._unwritten = True
 
 
 class _Child:

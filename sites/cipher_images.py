@@ -37,12 +37,16 @@ def to_cipher_images(data: ImageSet, site: SiteFile, study: Study) -> ImageSet:
     kind = study.images.cipher
     if kind == "none":
         return data
-    pixels = data.images & np.uint8(256 - 2 ** (8 - study.images.cipher_bits))
     if kind == "fresh_randomness":
-        return replace(data, images=_fresh(pixels, site))
+        return replace(data, images=_fresh(data.images, site))
     book = code_book(site, kind, study.images.cipher_secret)
-    convert = book.low_byte if kind == "unsafe_low_byte" else book.channels
-    return replace(data, images=convert(pixels))
+    if kind == "unsafe_low_byte":
+        convert = book.low_byte
+    elif study.images.cipher_bytes == "highest":
+        convert = book.highest_bytes
+    else:
+        convert = book.correlated_bytes
+    return replace(data, images=convert(data.images))
 
 
 @lru_cache(maxsize=16)  # a simulation runs several sites in one process

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 
 from ppfl.errors import RunError, SettingsError, kind_of
 from ppfl.federation import Journal
-from ppfl.federation.journal import Refused
+from ppfl.federation.journal import INTERNAL, Refused
 from ppfl.settings import SiteFile, Study
 from sites.deadline import ends_after
 from sites.folders import run_folder
@@ -77,7 +77,7 @@ def _answer(
         else:
             _log.exception("the site failed")
             sentence = "The site failed for a reason that only its own log tells."
-            content = _refuse(site, round_number, "internal", sentence, repr(error))
+            content = _refuse(site, round_number, INTERNAL, sentence, repr(error))
     return Message(content, reply_to=message)
 
 

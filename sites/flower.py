@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from contextlib import suppress
 from pathlib import Path
+
+from ppfl.errors import write_error
+from ppfl.files import replace_private
 
 _SCRIPTS = Path(sys.executable).parent
 _QUIET = {
@@ -36,9 +38,12 @@ def flower_environment(home: Path, *, before: Path | None = None) -> dict[str, s
 
 
 def write_secret(path: Path) -> None:
-    """Write a fresh secret, which lets a SuperExec take work, for its owner's eyes only."""
-    with suppress(FileNotFoundError):
-        path.unlink()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(32))
+    """Write a fresh secret, which lets a SuperExec take work, for its owner's eyes only.
+
+    Raises:
+        RunError: it cannot be written; on a full disk that is a DiskFullError.
+    """
+    try:
+        replace_private(path, [secrets.token_bytes(32)])
+    except OSError as error:
+        raise write_error(f"{path}: cannot be written", error) from None

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ppfl.errors import PpflError, exit_code_of
+from ppfl.errors import PpflError, exit_code_of, write_error
 from ppfl.federation.cards import grouped
 
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
@@ -26,13 +26,13 @@ def run_command_line(app: Callable[[], None]) -> None:
     """
     try:
         app()
-    except PpflError as error:
-        typer.echo(f"ppfl: {error}", err=True)
-        if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
-        sys.exit(exit_code_of(error))
-    except OSError as error:  # a full disk, a folder that may not be written to
-        typer.echo(f"ppfl: {error.filename or 'a file'}: {error.strerror}", err=True)
+    except (PpflError, OSError) as error:
+        told = error
+        if isinstance(told, OSError):  # a full disk, a folder that may not be written to
+            told = write_error(str(told.filename2 or told.filename or "a file"), told)
+        typer.echo(f"ppfl: {told}", err=True)
+        if told.hint:
+            typer.echo(f"hint: {told.hint}", err=True)
         sys.exit(exit_code_of(error))
 
 

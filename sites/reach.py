@@ -41,6 +41,7 @@ from ppfl.settings import Connection
 _PATIENCE_S = 10.0
 _DATE_S = 1.0  # a Date header is in whole seconds, and up to a second old: true to this, half-way
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAMES = 9, 10, (62, 64)  # OpenSSL's X509_V_ERR_…
+_AT_ANY_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +63,22 @@ def reach(connection: Connection) -> Reached:
 
     Raises:
         UnreachableError: nobody answers, or something that is no coordinator.
+        ClockError: by this machine's clock the certificate is not valid now, and that clock is
+            further from the coordinator's than Flower allows.
         CertificateError: the certificate is not the authority's, or not valid now, or names
             another host.
         KeyFileError: the authority's certificate is missing.
     """
     trusted = _trusted(connection)
-    peer = HTTPSConnection(connection.host, connection.port, timeout=_PATIENCE_S, context=trusted)
-    try:
-        with _telling(connection):
-            peer.connect()
-            shown = x509.load_der_x509_certificate(peer.sock.getpeercert(binary_form=True) or b"")
-            asked = _now()
-            peer.request("GET", "/health")
-            answer = peer.getresponse()
-            now = (asked + _now()) / 2
-            answer.read()
-    finally:
-        peer.close()
-    return Reached(
-        expires=shown.not_valid_after_utc,
-        ahead_s=_ahead(now, answer.getheader("date")),
-        status=answer.status,
-    )
+    with _telling(connection):
+        try:
+            return _ask(connection, trusted)
+        except ssl.SSLCertVerificationError as error:
+            if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
+                # which of the two is wrong, the coordinator's clock tells; this only ends in errors
+                trusted.verify_flags |= _AT_ANY_TIME
+                check_clock(_ask(connection, trusted))
+            raise
 
 
 def check_clock(reached: Reached) -> None:
@@ -158,6 +153,25 @@ class _TellVersion:
         ours = RuntimeVersionMetadata.from_local_component("SuperNode")
         context.request.headers.update(dict(ours.as_metadata()))
         return call_next(context)
+
+
+def _ask(connection: Connection, trusted: ssl.SSLContext) -> Reached:
+    peer = HTTPSConnection(connection.host, connection.port, timeout=_PATIENCE_S, context=trusted)
+    try:
+        peer.connect()
+        shown = x509.load_der_x509_certificate(peer.sock.getpeercert(binary_form=True) or b"")
+        asked = _now()
+        peer.request("GET", "/health")
+        answer = peer.getresponse()
+        now = (asked + _now()) / 2
+        answer.read()
+    finally:
+        peer.close()
+    return Reached(
+        expires=shown.not_valid_after_utc,
+        ahead_s=_ahead(now, answer.getheader("date")),
+        status=answer.status,
+    )
 
 
 def _trusted(connection: Connection) -> ssl.SSLContext:

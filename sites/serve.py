@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from ppfl.crypto.textfile import replace_text
 from ppfl.errors import RunError
 from ppfl.processes import Program, Supervisor
 from sites.flower import flower_environment, flower_program, write_secret
@@ -76,6 +77,6 @@ def _programs(folder: Path) -> Path:
     program = folder / "flwr-clientapp"
     # -P: what lies in the folder that the site was started from is no code of its own
     command = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m sites.client_process "$@"\n'
-    program.write_text(command, encoding="utf-8")
+    replace_text(program, command)
     program.chmod(0o700)
     return folder

@@ -45,8 +45,15 @@ class Deployed:
     def site(self, site: str) -> Path:
         return self.root / site
 
-    def join(self, site: str, *, kit: Path | None = None, secret: Path | None = None) -> Joined:
-        data = self.root / "xrays"
+    def join(
+        self,
+        site: str,
+        *,
+        kit: Path | None = None,
+        secret: Path | None = None,
+        data: Path | None = None,
+    ) -> Joined:
+        data = data or self.root / "xrays"
         data.mkdir(exist_ok=True)
         return join(kit or self.kit(site), self.site(site), data=data, passphrase_file=secret)
 
@@ -60,10 +67,11 @@ def draft() -> Study:
     )
 
 
-def deploy(root: Path, key: PrivateKey) -> Deployed:
-    deployed = Deployed(root)
-    create_folder(deployed.coordinator, draft(), host="127.0.0.1", port=9443, days=30)
-    cards: list[Card] = [create_identity(name, deployed.site(name)) for name in SITES]
+def deploy(root: Path, key: PrivateKey, study: Study | None = None) -> Deployed:
+    deployed, study = Deployed(root), study or draft()
+    create_folder(deployed.coordinator, study, host="127.0.0.1", port=9443, days=30)
+    sites = study.federation.sites
+    cards: list[Card] = [create_identity(name, deployed.site(name)) for name in sites]
     hold_ceremony(key, cards, deployed.ceremony)
     write_kits(deployed.coordinator, Ceremony.read(deployed.ceremony), weights=None)
     return deployed
@@ -87,13 +95,14 @@ def answering(deployed: Deployed, name: str) -> Iterator[Site]:
         yield running
 
 
-def connect(folder: Path, **changes: object) -> None:
-    """Change the table `[coordinator]` of a site file."""
+def connect(folder: Path, *, threads: int = 0, **changes: object) -> None:
+    """Change the table `[coordinator]` of a site file, and how many cores the site uses."""
     path = folder / "site.toml"
     site = read_settings(path, SiteFile)  # paths as they stand: the folder may be copied
     assert site.coordinator is not None
     connection = site.coordinator.model_copy(update=changes)
-    path.write_text(site.model_copy(update={"coordinator": connection}).to_toml())
+    changed = site.model_copy(update={"coordinator": connection, "threads": threads})
+    path.write_text(changed.to_toml())
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,20 +22,21 @@ import simulations.doctor
 import sites.doctor
 import sites.reach
 from coordinator.folder import COORDINATOR_FILE, write_kits
-from ppfl.crypto import certificates, generate_key, write_private_key
-from ppfl.crypto.certificates import create_authority
+from ppfl.crypto import certificates, generate_key, write_private_key, write_public_key
+from ppfl.crypto.certificates import Issued, create_authority, issue_server
 from ppfl.federation.ceremony import Ceremony
 from ppfl.federation.kit import Kit
 from ppfl.processes import Supervisor
 from ppfl.settings import CoordinatorFile, SiteFile, read_settings
 from simulations.main import _app, main
 from sites.identity import create_identity
-from tests.deployed import Deployed, answering, free_port
+from tests.coordinator.gateway_in_threads import gateway
+from tests.deployed import Deployed, answering, connect, free_port
 
 _DOCS = Path(__file__).parents[1] / "docs"
 _PAGE, _DEPLOYMENT = ((_DOCS / name).read_text() for name in ("errors.md", "deployment.md"))
 _Patch = pytest.MonkeyPatch
-_taken: list[socket.socket] = []
+_open = ExitStack()
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +61,23 @@ def hospitals(_hospitals: Deployed, tmp_path: Path, monkeypatch: _Patch) -> Iter
     monkeypatch.setattr(Supervisor, "_tick", Supervisor.stop)  # no process is started
     monkeypatch.setattr(ppfl.processes, "_LEFT_S", 0.0)
     yield Deployed(tmp_path / "all")
-    while _taken:
-        _taken.pop().close()
+    _open.close()
 
 
 def _expire(here: Deployed, patch: _Patch) -> None:
-    now = certificates._now()
-    patch.setattr(certificates, "_now", lambda: now + timedelta(days=40))
+    folder, now = here.coordinator / "tls", certificates._now()
+    authority = Issued((folder / "ca.crt").read_text(), (folder / "ca.key").read_text())
+    key = (folder / "server.key").read_text()
+    with patch.context() as then:
+        then.setattr(certificates, "_now", lambda: now - timedelta(days=40))
+        server = issue_server(authority, host="127.0.0.1", days=30, key=key)
+    (folder / "server.crt").write_text(server.certificate)
+
+
+def _answer_with_an_expired_one(here: Deployed, patch: _Patch) -> None:
+    _expire(here, patch)
+    running = _open.enter_context(gateway(here.coordinator / "tls"))
+    connect(here.site("alpha"), port=running.port)
 
 
 def _rename_host(here: Deployed, _: _Patch) -> None:
@@ -93,6 +105,11 @@ def _swap_private_key(here: Deployed, _: _Patch) -> None:
     write_private_key(folder / "private.key", generate_key(2048), passphrase=secret)
 
 
+def _swap_public_key(here: Deployed, _: _Patch) -> None:
+    (here.coordinator / "public.key").unlink()
+    write_public_key(here.coordinator / "public.key", generate_key(2048).public)
+
+
 def _mix_kit(here: Deployed, _: _Patch) -> None:
     kit = Kit.read(here.kit("alpha"))
     other = re.sub('key_fingerprint = "[0-9a-f]+"', f'key_fingerprint = "{"0" * 64}"', kit.study)
@@ -108,16 +125,37 @@ def _open_to_others(name: str) -> Callable[[Deployed, _Patch], None]:
     return lambda here, _: (here.root / name).chmod(0o644)
 
 
-def _other_user(_: Deployed, patch: _Patch) -> None:
-    patch.setattr(os, "geteuid", lambda: 12345)
+def _give_away(here: Deployed, patch: _Patch) -> None:
+    if os.geteuid():
+        patch.setattr(os, "geteuid", lambda: 12345)
+    else:
+        os.chown(here.site("alpha") / "private.key", 12345, -1)
 
 
-def _take_port(here: Deployed, _: _Patch) -> None:
-    site = SiteFile.read(here.site("alpha") / "site.toml")
-    assert site.coordinator is not None
-    superlink = CoordinatorFile.read(here.coordinator / COORDINATOR_FILE).superlink_port
-    for port in (site.coordinator.node_port, superlink):
-        _taken.append(socket.create_server(("127.0.0.1", port)))
+def _take_node_port(here: Deployed, _: _Patch) -> None:
+    _take(SiteFile.read(here.site("alpha") / "site.toml").connection().node_port)
+
+
+def _take_superlink_port(here: Deployed, _: _Patch) -> None:
+    _take(CoordinatorFile.read(here.coordinator / COORDINATOR_FILE).superlink_port)
+
+
+def _take_gateway_port(here: Deployed, _: _Patch) -> None:
+    _take(CoordinatorFile.read(here.coordinator / COORDINATOR_FILE).port)
+
+
+def _take(port: int) -> None:
+    _open.enter_context(socket.create_server(("127.0.0.1", port)))
+
+
+def _fill(part: str) -> Callable[[Deployed, _Patch], None]:
+    """Have one file written to a device that is always full."""
+
+    def fill(here: Deployed, _: _Patch) -> None:
+        (here.root / part).parent.mkdir(parents=True)
+        (here.root / part).symlink_to("/dev/full")
+
+    return fill
 
 
 def _other_flower(_: Deployed, patch: _Patch) -> None:
@@ -133,28 +171,40 @@ _JOIN = "site join --dir alpha --data xrays"
 _CREATE = "keys create --out new --sites"
 
 
-@pytest.mark.parametrize(
-    ("spoil", "command", "code", "said"),
-    [
-        (_expire, "coordinator run coordinator", 42, "expired on"),
-        (_rename_host, "coordinator run coordinator", 42, "was not issued for ppfl.example.org"),
-        (_swap_authority, "site run alpha", 42, "is not of this federation's authority"),
-        (_set_clock, "site run alpha", 43, "s behind the coordinator"),
-        (_swap_node_key, "site run alpha", 44, "does not know this site's key"),
-        (_nothing, f"{_INIT} a,a", 14, "two sites have one name"),
-        (_copy_card, f"{_CREATE} alpha/alpha.card,again/alpha.card", 14, "have the name alpha"),
-        (_swap_private_key, "site run alpha", 25, "study tiny names key"),
-        (_mix_kit, f"{_JOIN} coordinator/kits/alpha.kit", 25, "its study names key"),
-        (_open_to_others("alpha/private.key"), "site run alpha", 23, "others than its owner"),
-        (_open_to_others("alpha/supernode.key"), "site run alpha", 23, "others than its owner"),
-        (_open_to_others("coordinator/tls/server.key"), "coordinator run coordinator", 23,
-         "others than its owner"),
-        (_other_user, "site run alpha", 23, "this private key belongs to"),
-        (_take_port, "site run alpha", 46, "is in use"),
-        (_take_port, "coordinator run coordinator", 46, "is in use"),
-        (_other_flower, "site run alpha", 45, "the coordinator's is 1.2.3"),
-    ],
-)  # fmt: skip
+_RUN_COORDINATOR = "coordinator run coordinator"
+_KIT = "coordinator kit coordinator ceremony"
+_CASES: list[tuple[Callable[[Deployed, _Patch], None], str, int, str]] = [
+    (_expire, _RUN_COORDINATOR, 42, "expired on"),
+    (_answer_with_an_expired_one, "site run alpha", 42, "its certificate has expired"),
+    (_rename_host, _RUN_COORDINATOR, 42, "was not issued for ppfl.example.org"),
+    (_swap_authority, "site run alpha", 42, "is not of this federation's authority"),
+    (_set_clock, "site run alpha", 43, "s behind the coordinator"),
+    (_swap_node_key, "site run alpha", 44, "does not know this site's key"),
+    (_nothing, f"{_INIT} a,a", 14, "two sites have one name"),
+    (_copy_card, f"{_CREATE} alpha/alpha.card,again/alpha.card", 14, "have the name alpha"),
+    (_swap_private_key, "site run alpha", 25, "study tiny names key"),
+    (_swap_public_key, _RUN_COORDINATOR, 25, "public.key: is not the key of"),
+    (_swap_public_key, _KIT, 25, "public.key: has key"),
+    (_mix_kit, f"{_JOIN} coordinator/kits/alpha.kit", 25, "its study names key"),
+    (_open_to_others("alpha/private.key"), "site run alpha", 23, "others than its owner"),
+    (_open_to_others("alpha/supernode.key"), "site run alpha", 23, "others than its owner"),
+    (_open_to_others("alpha/sealing.key"), f"{_JOIN} coordinator/kits/alpha.kit", 23,
+     "others than its owner"),
+    (_open_to_others("coordinator/tls/server.key"), _RUN_COORDINATOR, 23,
+     "others than its owner"),
+    (_give_away, "site run alpha", 23, "this private key belongs to"),
+    (_take_node_port, "site run alpha", 46, "is in use"),
+    (_take_superlink_port, _RUN_COORDINATOR, 46, "is in use"),
+    (_take_gateway_port, _RUN_COORDINATOR, 46, "is in use"),
+    (_fill("alpha/work/flower/bin/.flwr-clientapp.part"), "site run alpha", 60,
+     "flwr-clientapp: cannot be written: No space left"),
+    (_fill("coordinator/flower/.gateway.toml.part"), _RUN_COORDINATOR, 60,
+     "gateway.toml: cannot be written: No space left"),
+    (_other_flower, "site run alpha", 45, "the coordinator's is 1.2.3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "command", "code", "said"), _CASES)
 def test_each_is_said_and_ends_with_its_code(
     spoil: Callable[[Deployed, _Patch], None],
     command: str,
@@ -173,8 +223,12 @@ def test_each_is_said_and_ends_with_its_code(
     assert error.startswith("ppfl: ")
     assert said in error
     assert hint.startswith("hint: ")
-    listed = re.findall(rf"^\| [^|]+ \| ([^|]+) \| {code} \|$", _PAGE, re.MULTILINE)
-    assert any(f"`ppfl {' '.join(command.split()[:2])}`" in who for who in listed)
+
+
+def test_the_page_says_of_every_command_how_it_ends() -> None:
+    rows = re.findall(r"^\| [^`|]+ \| (`[^|]+) \| (\d+) \|$", _PAGE, re.MULTILINE)
+    listed = {(c, int(code)) for who, code in rows for c in re.findall("`ppfl ([^`]+)`", who)}
+    assert listed == {(" ".join(command.split()[:2]), code) for _, command, code, _ in _CASES}
 
 
 def test_where_nothing_is_wrong_all_of_the_page_runs(

@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -18,7 +19,8 @@ from ppfl.errors import DataError, DiskFullError, KeyFileError, PpflError, RunEr
 from ppfl.federation import Checkpoint, Journal
 from ppfl.federation.journal import RoundStarted
 
-_PAGE = (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
+_TOP = Path(__file__).parents[1]
+_PAGE = (_TOP / "docs" / "errors.md").read_text()
 _ERRORS = [kind for _, kind in inspect.getmembers(ppfl.errors, inspect.isclass)]
 _KINDS = [kind for kind in _ERRORS if issubclass(kind, PpflError)]
 
@@ -90,6 +92,41 @@ def test_a_record_for_which_there_is_no_room_says_so(
             Checkpoint("s", "r", 1, b"total").write(tmp_path / "checkpoint.bin")
     assert _main(monkeypatch, caught.value) == 60
     assert "last complete round" in caught.value.hint
+
+
+_FILL = """
+import sys
+from pathlib import Path
+from ppfl.crypto.textfile import replace_text, write_key_text
+from ppfl.errors import DiskFullError
+from sites.flower import write_secret
+full = Path(sys.argv[1])
+(full / "rest").write_bytes(bytes(65536))
+tries = [
+    lambda path: write_key_text(path, "key", mode=0o600),
+    lambda path: replace_text(path, "text"),
+    write_secret,
+]
+for number, write in enumerate(tries):
+    path = full / str(number)
+    try:
+        write(path)
+    except DiskFullError as error:
+        assert str(error) == f"{path}: cannot be written: No space left on device"
+        assert error.hint
+        assert not path.exists()
+    else:
+        sys.exit(f"there was room for {number}")
+"""
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no namespaces here in which to mount a small disk")
+    script = 'mount -t tmpfs -o size=64k none "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", tmp_path, sys.executable, _FILL]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=_TOP)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_command_line_that_is_wrong_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pwd
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ppfl.errors import KeyAccessError, KeyFileError
+from ppfl.errors import KeyAccessError, KeyFileError, write_error
 
 _LARGEST_FILE = 64 * 1024
 _LINE = 76
@@ -68,7 +68,9 @@ def write_key_text(path: Path, text: str, *, mode: int) -> None:
     """Write a new key file, on the disk when this returns; no file is ever overwritten.
 
     Raises:
-        KeyFileError: the file exists, or cannot be written.
+        KeyFileError: the file exists, or cannot be created.
+        RunError: it cannot be written, and nothing is left of it; on a full disk that is a
+            DiskFullError.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -79,17 +81,28 @@ def write_key_text(path: Path, text: str, *, mode: int) -> None:
         ) from None
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be created: {error.strerror}") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink()
+        raise write_error(f"{path}: cannot be written", error) from None
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file that is no key, UTF-8: whole or not at all, in place of an older one."""
+    """Write a text file that is no key, UTF-8: whole or not at all, in place of an older one.
+
+    Raises:
+        RunError: it cannot be written; on a full disk that is a DiskFullError.
+    """
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise write_error(f"{path}: cannot be written", error) from None
 
 
 def make_key_folder(folder: Path) -> None:

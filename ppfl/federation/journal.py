@@ -18,6 +18,9 @@ AlarmCode = Literal[
     "not-countersigned",
 ]
 
+INTERNAL = "internal"
+"""The code of a failure that is none of ppfl's errors: something is wrong in the code."""
+
 
 class Event(BaseModel):
     """What every line has: the format's version, the time (UTC), and its place in the chain.

@@ -50,8 +50,10 @@ class ImageOptions(Section):
         "(docs/reproduction.md): bytes of its ciphertext under one secret ρ, the last byte of it, "
         "its ciphertext with ρ = 1, or with a fresh ρ for each pixel, from which nothing is learnt",
     )
-    cipher_bits: int = Field(
-        8, ge=1, le=8, description="bits of a pixel that are encrypted; the lower ones are cut off"
+    cipher_bytes: Literal["correlated", "highest"] = Field(
+        "correlated",
+        description="which three bytes of a ciphertext are the network's channels under one ρ: "
+        "those that correlate most with the grey level, or the highest of its scaled value",
     )
     cipher_secret: Literal["federation", "site"] = Field(
         "federation",

@@ -196,18 +196,19 @@ def _edges_kept(
 ) -> tuple[float, float]:
     """The share of edges kept, and by chance.
 
-    Two ways to see a change are tried, how far colours differ and how many do, and the better one
-    is returned.
+    Several ways to see a change are tried, and the best is returned: how many neighbours have
+    another colour, how far colours differ, and how far each channel does.
     """
-    edges, by_chance, kept = 0, 0.0, np.zeros(2)
+    edges, by_chance, kept = 0, 0.0, np.zeros(2 + len(channels))
     for i, image in enumerate(plain):
         gradient = _gradient(image)
         steep = gradient >= np.quantile(gradient, 1 - _EDGES)
         found = int(steep.sum())
         edges += found
         by_chance += found**2 / steep.size
-        steps = sum(_gradient(channel[i]) for channel in channels)
-        kept += [_strongest(s, found)[steep].sum() for s in (steps, _differing(colours[i]))]
+        steps = [_gradient(channel[i]) for channel in channels]
+        views = (_differing(colours[i]), sum(steps), *steps)
+        kept += [_strongest(view, found)[steep].sum() for view in views]
     return float(kept.max() / edges), by_chance / edges
 
 

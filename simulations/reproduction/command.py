@@ -30,7 +30,7 @@ def reproduce(
     data: Annotated[Path | None, typer.Option(help="folder or table of X-rays")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="phantoms, a few minutes")] = False,
     more: Annotated[
-        bool, typer.Option("--more", help="also code books of 4 bits, and of each site its own")
+        bool, typer.Option("--more", help="also the highest bytes, and each site its own ρ")
     ] = False,
     only: Annotated[str, typer.Option(help="some rows, such as a,c")] = "",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
@@ -57,6 +57,8 @@ def reproduce(
         _talk.print(f"({row.key}) {row.name}")
         prepare_row(scenarios[row.key], folder)
         if read_row(folder) is None:
+            if scenarios[row.key].study["images"].get("cipher") == "fresh_randomness":
+                _talk.print("  encrypting each pixel by itself: a minute for a million")
             with RunProgress(folder, _talk):
                 outcome = run_row(folder)
             _talk.print("  measuring what it leaks")

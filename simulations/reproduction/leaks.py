@@ -90,7 +90,6 @@ def _attack(
     Where the colours are no code book, each channel is attacked by itself, and what comes nearest
     to the truth is taken: more than an attacker could choose.
     """
-    step = np.uint8(2 ** (8 - study.images.cipher_bits))  # between greys that are not cut off
     views = [seen]
     if len(np.unique(pack_colours(seen))) > _COLOURS:
         views = [np.repeat(seen[..., [channel]], 3, axis=-1) for channel in range(3)]
@@ -99,15 +98,13 @@ def _attack(
     target = slice(0, len(truth))
 
     def best(candidates: list[_Greys]) -> _Greys:
-        # the greys that a cut-off pixel may have had: their middle
-        found = [greys * step + step // 2 for greys in candidates]
-        return max(found, key=lambda greys: score_recovery(truth, greys).correlation)
+        return max(candidates, key=lambda greys: score_recovery(truth, greys).correlation)
 
     yield (
         "frequencies",
         best(
             [
-                frequency_attack(view, public // step, shared=bytes_only).decode(view[target])
+                frequency_attack(view, public, shared=bytes_only).decode(view[target])
                 for view in views
             ]
         ),
@@ -115,14 +112,12 @@ def _attack(
     for k in _KNOWN:
         found = []
         for view in views:
-            book = known_plaintext_attack(
-                view, known_cipher=view[-k:], known_plain=plain[-k:] // step
-            )
+            book = known_plaintext_attack(view, known_cipher=view[-k:], known_plain=plain[-k:])
             found.append(book.decode(view[target]))
         yield f"{k} X-rays known" if k > 1 else "1 X-ray known", best(found)
     if study.images.cipher in ("unsafe_fixed_randomness", "unsafe_no_randomness"):
         book_of_site = code_book(site, study.images.cipher, study.images.cipher_secret)
-        levels, symbols = np.unique(truth // step * step, return_inverse=True)
+        levels, symbols = np.unique(truth, return_inverse=True)
         ciphertexts = [book_of_site.ciphertexts[level] for level in levels]
         greys = quotient_attack(ciphertexts, book_of_site.N)
         yield "whole ciphertexts, public key", greys[symbols].reshape(truth.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 from torch import nn
+from typer.testing import CliRunner
 
 import sites.hospital
 from coordinator.rounds import Coordinator
@@ -17,16 +20,20 @@ from ppfl.codec import WEIGHT_UNIT, PackedSuite, Quantizer, ranges_of
 from ppfl.crypto import PrivateKey, create_engine, read_private_key
 from ppfl.errors import InvalidKeyError
 from ppfl.learning.files import load_model
-from ppfl.learning.images import ImageSet
+from ppfl.learning.images import ImageSet, pixel_sums
 from ppfl.learning.models import get_parameters
 from ppfl.learning.sources import read_records
-from ppfl.settings import SiteFile
+from ppfl.report import write_report
+from ppfl.settings import SiteFile, Study
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
+from simulations.main import _app
+from simulations.scenario import Scenario
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed
 from sites.requests import Parameters
-from tests.simulations.tiny import SITES, tiny_scenario
+from sites.xrays import XRays
+from tests.attacks.canaries import Canary, find, find_counts
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 
 class ListeningGrid(LocalGrid):
@@ -48,38 +55,124 @@ class ListeningGrid(LocalGrid):
 
 @pytest.mark.slow
 def test_nothing_of_a_site_is_in_what_the_coordinator_holds_or_hears(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"
-    scenario = tiny_scenario("shared", training={"rounds": 1}, federation={"release_floor": 1000})
-    prepare(scenario, folder)
+    federation = {"release_floor": 1000, "keep_ciphertexts": True}
+    scenario = tiny_scenario("shared", training={"rounds": 1}, federation=federation)
+    prepare_once(_unequal(scenario), folder)
+    broken = _break_one_image(folder / "sites" / "west")
+    # what `ppfl coordinator run` puts in its run's folder, and no more
+    coordinator = tmp_path / "coordinator"
+    coordinator.mkdir()
+    for name in ("study.toml", "public.key", "start.safetensors", "site-keys.toml", "journal.key"):
+        shutil.copyfile(folder / name, coordinator / name)
+    (coordinator / "journal.key").chmod(0o600)
+    trained: list[Parameters] = []
+    train = sites.hospital.train_locally
+
+    def watch(model: nn.Module, *arguments: Any, **options: Any) -> Any:
+        result = train(model, *arguments, **options)
+        trained.append(get_parameters(model))
+        return result
+
+    monkeypatch.setattr(sites.hospital, "train_locally", watch)
     monkeypatch.setenv("PPFL_RUN", str(folder))
     grid = ListeningGrid()
-    Coordinator(grid, folder).run()
+    with caplog.at_level(logging.DEBUG):
+        Coordinator(grid, coordinator).run()
+        write_report(coordinator)
+    result = CliRunner().invoke(_app, ["audit", str(coordinator), "--json"])
+    assert result.exit_code == 0, result.stderr
 
-    held = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    assert {path.name for path in held} >= {"journal.jsonl", "checkpoint.bin", "public.key"}
-    canaries: dict[str, bytes] = {}
+    held = {
+        str(path.relative_to(coordinator)): path.read_bytes()
+        for path in coordinator.rglob("*")
+        if path.is_file() and path.name != "start.safetensors"  # public, and the same for all
+    }
+    wanted = {"journal.jsonl", "checkpoint.bin", "report.html", "ciphertexts/round-0001/east.bin"}
+    assert set(held) >= wanted
+    assert "ciphertexts/round-0001/west.bin" not in held
+    held |= {f"what was heard, {n}": data for n, data in enumerate(grid.heard + grid.sealed)}
+    held["what was printed"] = result.stdout.encode()
+    # a site's log lies at the site, which in this test shares the process
+    logged = [record for record in caplog.records if record.name != "ppfl.site"]
+    held["the log"] = "\n".join(record.getMessage() for record in logged).encode()
+    assert str(broken) in caplog.text
+    canaries = {"west's broken image": str(broken), "its name": broken.name}
+    counts = {}
     for name in SITES:
         site = SiteFile.read(folder / "sites" / name / "site.toml")
-        assert site.key is not None
-        key = read_private_key(site.key, passphrase=site.passphrase())
-        canaries |= {
-            f"{name}'s passphrase": site.passphrase().encode(),
-            f"{name}'s P": f"{key.P:x}".encode(),
-            f"{name}'s p": f"{key.p:x}".encode(),
-            f"{name}'s folder": str(site.data).encode(),
-            f"{name}'s model": _digits(load_model(site.work / "model.safetensors")[0]),
-        }
-        for record in read_records(site.data):
-            canaries[f"{name}'s {record.path.name}"] = record.path.stem.encode()
-    for what, canary in canaries.items():
-        for path, data in held.items():
-            assert canary not in data, f"{what} is in {path.name}"
-        for data in grid.heard + grid.sealed:
-            assert canary not in data, f"{what} was sent"
+        canaries |= {f"{name}'s {what}": value for what, value in _secrets(site).items()}
+        counts |= {f"{name}'s images of {label}": n for label, n in _COUNTS[name].items()}
+        if name != "west":
+            images = XRays(site, Study.read(site.study)).images("train")
+            counts[f"{name}'s images to train on"] = len(images.labels)
+            for what, number in zip(("sum", "squares"), pixel_sums(images)[1:], strict=True):
+                canaries[f"{name}'s {what} of pixels"] = number
+    assert len(trained) == 2
+    for ended in trained:
+        for name, array in ended.items():
+            if array.size >= 1000:
+                canaries[f"a trained {name}"] = array
+    assert find(canaries, held) == []
+    del held["report.html"]  # its pictures are full of small numbers
+    assert find_counts(counts, held) == []
     # counts of so few images are never released
-    assert b"accuracy" not in held[folder / "journal.jsonl"]
+    assert b"accuracy" not in held["journal.jsonl"]
+    # and were one of them there, it would be found
+    assert find(canaries, {"spilt": broken.read_bytes() + str(broken).encode()})
+
+
+_COUNTS = {
+    "east": {"Normal": 29, "Effusion": 37},
+    "north": {"Normal": 41, "Effusion": 43},
+    "west": {"Normal": 47, "Effusion": 53},
+}
+"""Numbers that nothing else in a study has."""
+
+
+def _unequal(scenario: Scenario) -> Scenario:
+    hospitals = [
+        hospital.model_copy(update={"counts": _COUNTS[hospital.name]})
+        for hospital in scenario.simulation.phantoms
+    ]
+    simulation = scenario.simulation.model_copy(update={"phantoms": tuple(hospitals)})
+    return scenario.model_copy(update={"simulation": simulation})
+
+
+def _break_one_image(place: Path) -> Path:
+    """A site that fails, and whose own log says on which patient's image."""
+    picture = sorted((place / "xrays").rglob("*.png"))[0]
+    picture.write_bytes(b"no image")
+    return picture
+
+
+def _secrets(site: SiteFile) -> dict[str, Canary]:
+    assert site.key is not None
+    assert site.signing_key is not None
+    key = read_private_key(site.key, passphrase=site.passphrase())
+    signing = "".join(site.signing_key.read_text().splitlines()[1:-1])
+    found: dict[str, Canary] = {
+        "passphrase": site.passphrase(),
+        "P": key.P,
+        "Q": key.Q,
+        "p": key.p,
+        "q": key.q,
+        "data": str(site.data),
+        "key file": str(site.key),
+        "work folder": str(site.work),
+        "signing key": signing[-100:],
+    }
+    if (site.work / "model.safetensors").exists():
+        shared = load_model(site.work / "model.safetensors")[0]
+        found["model"] = max(shared.values(), key=lambda array: array.size)
+    for record in read_records(site.data):
+        found |= {
+            f"file {record.path.stem}": record.path.stem,
+            f"patient {record.group}": record.group,
+        }
+    return found
 
 
 def test_local_layers_are_in_no_update_though_nothing_is_encrypted(
@@ -87,7 +180,9 @@ def test_local_layers_are_in_no_update_though_nothing_is_encrypted(
 ) -> None:
     folder = tmp_path / "run"
     model = {"local_layers": ["conv1"]}
-    study = prepare(tiny_scenario("unsafe_plaintext", model=model, training={"rounds": 1}), folder)
+    study = prepare_once(
+        tiny_scenario("unsafe_plaintext", model=model, training={"rounds": 1}), folder
+    )
     trained: list[tuple[Parameters, int]] = []
     train = sites.hospital.train_locally
 

@@ -17,13 +17,12 @@ from ppfl.federation.xray_sums import ClassSum, XRaySums
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.pictures import shrink, to_png
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed
 from sites.requests import Request
 from sites.totals import Totals
 from sites.xrays import XRays
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 
 class _Listening(LocalGrid):
@@ -49,7 +48,7 @@ class _Listening(LocalGrid):
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Coordinator, _Listening]:
     folder = tmp_path_factory.mktemp("attacks") / "run"
     federation = {"release_floor": 5, "mean_xray_size": 16}
-    prepare(tiny_scenario("shared", federation=federation), folder)
+    prepare_once(tiny_scenario("shared", federation=federation), folder)
     grid = _Listening()
     coordinator = Coordinator(grid, folder)
     with pytest.MonkeyPatch.context() as patch:

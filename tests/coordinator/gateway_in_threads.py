@@ -93,7 +93,7 @@ class Site:
     def connection(self) -> Iterator[ssl.SSLSocket]:
         trusted = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=10) as raw,
+            socket.create_connection(("127.0.0.1", self.port), timeout=30) as raw,
             trusted.wrap_socket(raw, server_hostname="localhost") as wrapped,
         ):
             yield wrapped
@@ -189,7 +189,7 @@ def serving(
         stop()
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     """Wait for something that must come."""
     until = time.monotonic() + seconds
     while not condition():

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
+import coordinator.roster
 from coordinator.rounds import Coordinator
 from ppfl.errors import SpoiledTotalError
 from ppfl.federation import VectorPlan, read_journal
 from ppfl.federation.journal import Refused, RoundClosed, SiteFailed, StudyClosed, StudyFailed
 from ppfl.learning.files import load_model
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed, write_sealed
 from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 Tamper = Callable[[Message, Message], Message | None]
 """What the coordinator gets for a request and a site's honest reply; None is nothing."""
@@ -57,10 +58,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[S
     monkeypatch.setenv("PPFL_RUN", str(folder))
 
     def run(
-        tamper: Tamper, *, custody: str = "unsafe_plaintext", **options: float
+        tamper: Tamper, *, custody: str = "unsafe_plaintext", **sections: dict[str, Any]
     ) -> list[SiteFailed]:
-        scenario = tiny_scenario(custody, training={"rounds": 1}, federation=dict(options))
-        prepare(scenario, folder)
+        scenario = tiny_scenario(custody, training={"rounds": 1}, **sections)
+        prepare_once(scenario, folder)
         Coordinator(TamperingGrid(tamper), folder).run()
         events = read_journal(folder / "journal.jsonl")
         assert isinstance(events[-1], StudyClosed)
@@ -101,6 +102,7 @@ def test_ciphertexts_that_the_key_cannot_have_made_are_left_out(
     (failed,) = run(
         lambda _, reply: _with_vector(reply, lambda wire: wire[:-768] + b"\0" * 768),
         custody="shared",
+        model={"local_layers": ["conv1", "stage2", "stage3", "stage4", "conv5"]},
     )
     assert (failed.site, failed.code) == ("north", "malformed-message")
     assert "is not in [1, N^3)" in failed.sentence
@@ -161,10 +163,18 @@ def test_a_refusal_is_cut_to_a_bounded_length(run: Callable[..., list[SiteFailed
 
 
 def test_a_site_that_does_not_answer_in_time_is_left_out(
-    run: Callable[..., list[SiteFailed]],
+    run: Callable[..., list[SiteFailed]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (failed,) = run(lambda *_: None, deadline_s=10.0)
+    now = [0.0]
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=wait)
+    monkeypatch.setattr(coordinator.roster, "time", clock)
+    (failed,) = run(lambda *_: None, federation={"deadline_s": 100.0})
     assert (failed.site, failed.code) == ("north", "deadline")
+    assert 100 <= now[0] < 110
 
 
 def _replay() -> Tamper:
@@ -183,7 +193,7 @@ def test_a_total_that_the_sites_refuse_is_named_and_can_be_done_without(
 ) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
-    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    prepare_once(tiny_scenario("unsafe_plaintext"), folder)
     # the coordinator cannot see it, but every site that opens the total can
     for _ in range(2):  # to go on from there helps nobody
         with pytest.raises(SpoiledTotalError) as told:
@@ -218,7 +228,7 @@ def test_garbage_that_no_one_can_tell_from_a_vector_spoils_the_total(
 ) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
-    study = prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), folder)
+    study = prepare_once(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), folder)
     suite = create_suite(study, None)
     start, _ = load_model(folder / "start.safetensors")
     values = update_plan(study, shapes_of(start)).values
@@ -236,7 +246,7 @@ def test_a_site_finds_that_the_wrong_vector_was_its_own_and_makes_it_anew(
 ) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
-    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    prepare_once(tiny_scenario("unsafe_plaintext"), folder)
     seal, updates = VectorPlan.seal, []
 
     def seal_wrongly(*arguments: Any, **options: Any) -> Any:
@@ -265,7 +275,7 @@ def test_sums_of_enrolment_that_the_sites_refuse_are_named(
 ) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
-    study = prepare(tiny_scenario("unsafe_plaintext"), folder)
+    study = prepare_once(tiny_scenario("unsafe_plaintext"), folder)
     other = study.model_copy(update={"seed": 1})
     counts = {"images": np.array(1), "class_images": np.ones(2, int), "pixels": np.ones(3, int)}
     suite = create_suite(other, None)

@@ -16,6 +16,7 @@ from coordinator.audit import Audit, audit
 from ppfl.crypto.signing import Signer, create_signing_key, read_signing_key
 from ppfl.errors import RecordError, RunError, SettingsError
 from ppfl.federation import Journal
+from ppfl.federation.chain import Chain
 from ppfl.federation.journal import Alarm, RoundClosed
 from ppfl.federation.journal_file import read_lines
 from ppfl.federation.records import record_statement
@@ -101,8 +102,20 @@ def test_a_run_that_nobody_touched_is_well(run: Path) -> None:
         assert all(item.bytes > 0 for each in leaving for item in each.items)
 
 
+def _breaks(run: Path) -> list[str]:
+    """Where the chain of a run's journal breaks."""
+    chain, found = Chain(), []
+    for line in read_lines(run / "journal.jsonl"):
+        try:
+            chain.accept(line)
+        except RecordError as error:
+            found.append(str(error))
+    return found
+
+
 def test_each_line_that_is_changed_removed_or_put_in_is_found(run: Path) -> None:
     whole = _lines(run)
+    assert not _breaks(run)
     for place, line in enumerate(whole[:-1]):
         changed = line.replace(b'"time":"20', b'"time":"19', 1)
         for lines in (
@@ -113,14 +126,15 @@ def test_each_line_that_is_changed_removed_or_put_in_is_found(run: Path) -> None
             [*whole[:place], whole[place + 1], line, *whole[place + 2 :]],
         ):
             _write(run, lines)
-            assert _alone(run).findings, place
+            assert _breaks(run), place
+    assert any("does not follow on what stands before it" in f for f in _alone(run).findings)
+    # the last line has none after it, but its own signature
     _write(run, [*whole[:-1], whole[-1].replace(b'"time":"20', b'"time":"19', 1)])
+    assert not _breaks(run)
     assert _alone(run).findings == [
         f"{run / 'journal.jsonl'}, line {len(whole)}: the record `study_closed`: "
         "the signature does not fit"
     ]
-    _write(run, whole)
-    assert not _alone(run).findings
 
 
 def test_a_chain_that_is_made_anew_lacks_the_coordinators_signature(run: Path) -> None:
@@ -168,12 +182,11 @@ def _key(run: Path, site: str) -> Path:
 
 def test_an_end_that_was_cut_off_is_found_by_whoever_knows_more(run: Path) -> None:
     whole, second = _lines(run), _place(run, "round_closed", 2)
-    for end in range(1, len(whole)):
+    for end in (second, second + 1, len(whole) - 1):
         _write(run, whole[:end])
         found = audit(run)
-        assert any("cut off" in note or "nothing is signed" in note for note in found.notes) or (
-            found.findings
-        )
+        assert any("ends in the midst of the study" in note for note in found.notes)
+        assert any("nothing is signed" in note for note in found.notes) is (end != second + 1)
         told = " ".join(found.findings)
         assert ("whose record is not in the journal" in told) is (end <= second)
         assert ("was shown a record of round 2" in told) is (end <= second)
@@ -252,17 +265,24 @@ def test_two_runs_in_one_journal_are_found(run: Path) -> None:
     assert any("two runs are mixed" in finding for finding in _alone(run).findings)
 
 
-def test_a_run_that_was_killed_before_the_record_goes_on_and_is_well(finished: Path) -> None:
-    lines = _lines(finished)
-    _write(finished, lines[: _place(finished, "round_closed", 2)])
-    assert any("killed between both" in finding for finding in audit(finished).findings)
-    run_in_process(finished)
-    found = audit(finished)
+def test_a_run_that_was_killed_before_the_record_goes_on_and_is_well(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    lines, place = _lines(folder), _place(folder, "round_closed", 2)
+    _write(folder, lines[:place])
+    for journal in folder.glob("sites/*/work/journal.jsonl"):  # they were shown none yet
+        own = journal.read_bytes().splitlines(keepends=True)
+        shown = [n for n, line in enumerate(own) if b'"event":"record_witnessed"' in line]
+        journal.write_bytes(b"".join(own[: shown[1]]))
+    assert ["killed between both" in f for f in audit(folder).findings] == [True]
+    run_in_process(folder)
+    found = audit(folder)
     assert (found.findings, found.notes) == ([], [])
     assert [each.total for each in found.rounds] == ["added up again"] * 2
-    events = [line.event() for line in read_lines(finished / "journal.jsonl")]
+    events = [line.event() for line in read_lines(folder / "journal.jsonl")]
     again = [event for event in events if isinstance(event, RoundClosed)][-1]
-    assert again.vectors == json.loads(lines[_place(finished, "round_closed", 2)])["vectors"]
+    assert again.vectors == json.loads(lines[place])["vectors"]
 
 
 def test_the_command_says_each_finding_and_ends_with_its_code(run: Path) -> None:

@@ -73,24 +73,22 @@ def test_a_peer_has_so_many_connections(certificates: Path) -> None:
 
 
 def test_connections_still_in_their_handshake_count_and_end(certificates: Path) -> None:
-    limits = GatewayLimits(connections=1, handshake_s=0.3)
-    with (
-        gateway(certificates, limits) as site,
-        socket.create_connection(("127.0.0.1", site.port), timeout=5) as silent,
-    ):
+    limits = GatewayLimits(connections=1, handshake_s=1)
+    with gateway(certificates, limits) as site:
         began = time.monotonic()
-        assert _on_a_connection(site, 1) == [b""]
-        assert silent.recv(1) == b""
-        assert 0.2 < time.monotonic() - began < 3
+        with socket.create_connection(("127.0.0.1", site.port), timeout=20) as silent:
+            assert _on_a_connection(site, 1) == [b""]
+            assert silent.recv(1) == b""
+        assert 0.9 < time.monotonic() - began < 9  # by default it is 10
         wait_until(lambda: _on_a_connection(site, 1) == [b"200"])
 
 
 @pytest.mark.parametrize("head", [b"", b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: lo"])
 def test_a_connection_ends_when_no_head_comes(certificates: Path, head: bytes) -> None:
-    with gateway(certificates, GatewayLimits(idle_s=0.4)) as site, site.connection() as wrapped:
+    with gateway(certificates, GatewayLimits(idle_s=1)) as site, site.connection() as wrapped:
         wrapped.sendall(head)
-        for byte in b"calhost\r\nx: ":  # a byte now and then does not help
-            time.sleep(0.1)
+        for byte in b"calhost":  # a byte now and then does not help
+            time.sleep(0.2)
             try:
                 wrapped.sendall(bytes([byte]) if head else b"")
             except OSError:
@@ -99,14 +97,14 @@ def test_a_connection_ends_when_no_head_comes(certificates: Path, head: bytes) -
 
 
 def test_a_connection_ends_when_no_next_request_comes(certificates: Path) -> None:
-    with gateway(certificates, GatewayLimits(idle_s=0.3)) as site, site.connection() as wrapped:
+    with gateway(certificates, GatewayLimits(idle_s=1)) as site, site.connection() as wrapped:
         wrapped.sendall(site.post(_PULL))
         assert read_answer(wrapped).startswith(b"HTTP/1.1 200 ")
         assert read_answer(wrapped) == b""
 
 
 def test_a_refused_body_cannot_go_on_for_ever(certificates: Path) -> None:
-    with gateway(certificates, GatewayLimits(idle_s=0.3)) as site, site.connection() as wrapped:
+    with gateway(certificates, GatewayLimits(idle_s=1)) as site, site.connection() as wrapped:
         wrapped.sendall(b"GET /health HTTP/1.1\r\nhost: l\r\ntransfer-encoding: chunked\r\n\r\n")
 
         def go_on() -> bool:
@@ -116,7 +114,7 @@ def test_a_refused_body_cannot_go_on_for_ever(certificates: Path) -> None:
                 return True
             return False
 
-        wait_until(go_on, seconds=3)
+        wait_until(go_on, seconds=15)  # by default it is 20
 
 
 def test_a_refused_body_that_turns_to_nonsense_ends_the_connection(
@@ -138,7 +136,7 @@ def test_a_gateway_that_accepts_no_more_ends(certificates: Path) -> None:
 
 
 def test_a_body_that_stalls_and_an_answer_that_is_late_get_504(certificates: Path) -> None:
-    with gateway(certificates, GatewayLimits(stall_s=0.3)) as site:
+    with gateway(certificates, GatewayLimits(stall_s=1)) as site:
         whole = site.post(_PUSH, b"abc")
         assert site.ask(whole[:-1]).startswith(b"HTTP/1.1 504 ")
         wait_until(lambda: bool(site.link.seen))
@@ -154,7 +152,8 @@ def test_a_reader_that_stalls_is_hung_up_on(certificates: Path) -> None:
     with gateway(certificates, GatewayLimits(stall_s=0.3)) as site, site.connection() as wrapped:
         site.link.answer = [bytes(2**20)] * 40
         wrapped.sendall(site.post(_PULL))
-        time.sleep(1)
+        wait_until(lambda: bool(site.link.seen))
+        wait_until(lambda: not site.server.server_state.connections, seconds=20)
         received = 0
         while piece := _some(wrapped):
             received += len(piece)

@@ -23,12 +23,11 @@ from ppfl.report import write_report
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.pictures import shrink
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
 from sites.messages import SEALED, write_sealed
 from sites.totals import Totals
 from sites.xrays import XRays
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 _SIZE = 16
 # north trains on two effusions, which is below this floor; all others hold at least five
@@ -58,7 +57,7 @@ class _Grid(LocalGrid):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
-    prepare(tiny_scenario("unsafe_plaintext", federation=_OPTIONS), folder)
+    prepare_once(tiny_scenario("unsafe_plaintext", federation=_OPTIONS), folder)
     return folder
 
 
@@ -117,7 +116,7 @@ def test_a_class_of_too_few_sites_is_not_released(
 ) -> None:
     monkeypatch.setenv("PPFL_RUN", str(tmp_path / "run"))
     options = _OPTIONS | {"minimum_sites": 3}
-    prepare(tiny_scenario("unsafe_plaintext", federation=options), tmp_path / "run")
+    prepare_once(tiny_scenario("unsafe_plaintext", federation=options), tmp_path / "run")
     _run(tmp_path / "run")
     assert set(_pictures(tmp_path / "run")) == {"Normal"}
 

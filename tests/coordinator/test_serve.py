@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,9 +19,22 @@ from starlette.types import Receive, Scope, Send
 import coordinator.serve
 from coordinator.control import Control
 from coordinator.serve import CoordinatorPlace, _Study, _write_app, coordinator_programs
-from ppfl.errors import KeyMaterialError, RunError, SpoiledTotalError
+from ppfl.errors import (
+    DiskFullError,
+    KeyMaterialError,
+    PpflError,
+    RunError,
+    SpoiledTotalError,
+    StudyMismatchError,
+)
 from ppfl.federation import Journal
-from ppfl.federation.journal import StudyClosed, StudyFailed
+from ppfl.federation.journal import (
+    INTERNAL,
+    RoundClosed,
+    RoundStarted,
+    StudyClosed,
+    StudyFailed,
+)
 from sites.flower import flower_environment, write_secret
 from tests.coordinator.certificates import openssh_line, write_certificates
 from tests.coordinator.gateway_in_threads import serving
@@ -150,7 +163,7 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     monkeypatch.setattr(coordinator.serve, "Control", lambda *_: runs)
     monkeypatch.setattr(coordinator.serve, "_listens", lambda _: listens[0])
     monkeypatch.setattr(coordinator.serve.time, "monotonic", lambda: now[0])
-    study = _Study(_place(tmp_path))
+    study = _Study(_place(tmp_path), end_server_app=lambda: runs.did.append("end"))
 
     def look(after_s: float) -> bool:
         now[0] += after_s
@@ -167,34 +180,93 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     assert not look(2)
     runs.away, runs.finished = False, True
     assert not look(2)
-    assert runs.did[2:] == ["look", "close", "register a, b", "look"]
-    assert not look(29)
+    assert runs.did[2:] == ["look", "close", "register a, b", "look", "end"]
+    assert not look(1)
     assert not look(2)
-    assert runs.did[6:] == ["start"]
+    assert runs.did[7:] == ["start"]
     closed = StudyClosed(rounds=1, sites=("a",), model_sha256="0" * 64, seconds=1)
     Journal(tmp_path / "journal.jsonl").write(closed)
     assert look(2)
-    assert _Study(_place(tmp_path)).is_closed()
+    assert _Study(_place(tmp_path), end_server_app=runs.close).is_closed()
     assert runs.did.count("start") == 2
 
 
-def test_a_study_whose_total_is_spoiled_is_not_taken_up_again(
+@pytest.fixture
+def breaking_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = _Runs()
+) -> tuple[Journal, Callable[[], float]]:
+    """The journal of a study, and what lets its run break off and tells in how many seconds
+    another one is started."""
+    runs, now = _Runs(), [0.0]
+    runs.finished = True
     monkeypatch.setattr(coordinator.serve, "Control", lambda *_: runs)
     monkeypatch.setattr(coordinator.serve, "_listens", lambda _: True)
-    monkeypatch.setattr(coordinator.serve, "_LOOK_S", 0)
-    study = _Study(_place(tmp_path))
-    assert not study.is_closed()
-    failed = StudyFailed(round=2, code="spoiled-total", sentence="a refuses the total of round 2")
-    Journal(tmp_path / "journal.jsonl").write(failed)
-    runs.finished = True
-    with pytest.raises(SpoiledTotalError, match="a refuses the total of round 2") as told:
-        study.is_closed()
-    assert "A spoiled total" in told.value.hint
-    assert "A spoiled total" in (Path(__file__).parents[2] / "SECURITY.md").read_text()
-    assert runs.did.count("start") == 1
+    monkeypatch.setattr(coordinator.serve.time, "monotonic", lambda: now[0])
+    study = _Study(_place(tmp_path), end_server_app=lambda: None)
+
+    def look_until(starts: int) -> None:
+        while runs.did.count("start") < starts:
+            now[0] += 2
+            assert not study.is_closed()
+
+    def break_off() -> float:
+        look_until(1)
+        began = now[0]
+        look_until(runs.did.count("start") + 1)
+        return now[0] - began
+
+    return Journal(tmp_path / "journal.jsonl"), break_off
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("spoiled-total", SpoiledTotalError),
+        ("disk-full", DiskFullError),
+        ("study-mismatch", StudyMismatchError),
+        ("run", RunError),
+        ("of a later version", PpflError),
+    ],
+)
+def test_a_study_that_cannot_be_helped_is_not_taken_up_again(
+    code: str, kind: type[PpflError], breaking_off: tuple[Journal, Callable[[], float]]
+) -> None:
+    journal, break_off = breaking_off
+    journal.write(StudyFailed(round=2, code=code, sentence="it is like this"))
+    with pytest.raises(PpflError, match="it is like this") as told:
+        break_off()
+    assert type(told.value) is kind
+    if kind is SpoiledTotalError:
+        assert "A spoiled total" in told.value.hint
+        assert "A spoiled total" in (Path(__file__).parents[2] / "SECURITY.md").read_text()
+
+
+def test_sites_that_are_missing_are_waited_for_ever_longer(
+    breaking_off: tuple[Journal, Callable[[], float]], caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, break_off = breaking_off
+    journal.write(StudyFailed(round=0, code="quorum", sentence="1 of 3 sites answered"))
+    waited = [break_off() for _ in range(3)]
+    assert waited == [32, 62, 122]
+    journal.write(RoundClosed(round=1, sites=("a", "b"), seconds=1, total_sha256="0" * 64))
+    journal.write(StudyFailed(round=1, code="quorum", sentence="1 of 3 sites answered"))
+    assert break_off() == 32
+    assert "broke off: 1 of 3 sites answered; taken up again in 30 s" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_run_that_is_lost_again_and_again_is_given_up(
+    says_so: bool, breaking_off: tuple[Journal, Callable[[], float]]
+) -> None:
+    journal, break_off = breaking_off
+    journal.write(RoundStarted(round=1, sites=("a", "b")))
+    if says_so:
+        journal.write(StudyFailed(round=0, code=INTERNAL, sentence="KeyError in a.py, line 1"))
+    waited = [break_off() for _ in range(5)]
+    assert waited == [4, 6, 10, 18, 34]
+    why = "KeyError in a.py, line 1" if says_so else "its process was lost"
+    with pytest.raises(RunError, match=f"broke off 6 times after round 0; the last time: {why}"):
+        break_off()
 
 
 def test_superlink_listens_on_the_loopback_interface_and_asks_for_keys(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_two_encryptions_of_one_value_differ(unsafe_key: PrivateKey, s: int) -> 
     assert engine.encrypt(plaintext) != engine.encrypt(plaintext)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), s=st.integers(1, 3), threads=st.integers(1, 3))
 def test_sums_open_to_sums(
     unsafe_key: PrivateKey, data: st.DataObject, s: int, threads: int

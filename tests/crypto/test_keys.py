@@ -10,12 +10,15 @@ from ppfl.crypto import (
     PrivateKey,
     generate_key,
     generate_unsafe_key,
+    keyfiles,
     read_private_key,
     read_public_key,
     write_private_key,
     write_public_key,
 )
 from ppfl.errors import InvalidKeyError, KeyFileError, WrongPassphraseError
+
+_LOG_N = keyfiles._SCRYPT_LOG_N  # before tests/conftest.py makes it small
 
 
 def test_a_full_key_is_what_the_paper_says(full_key: PrivateKey) -> None:
@@ -45,6 +48,16 @@ def test_damaged_keys_are_found(unsafe_key: PrivateKey) -> None:
     public = replace(unsafe_key.public, h=3)
     with pytest.raises(InvalidKeyError, match="not in the subgroup"):
         replace(unsafe_key, public=public).validate(unsafe_bits=True)
+
+
+def test_a_guess_of_the_passphrase_costs_what_it_should(
+    tmp_path: Path, full_key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyfiles, "_SCRYPT_LOG_N", _LOG_N)
+    path = tmp_path / "private.key"
+    write_private_key(path, full_key, passphrase="correct")
+    assert "\nkdf: scrypt 17 " in path.read_text()
+    assert read_private_key(path, passphrase="correct") == full_key
 
 
 def test_key_files_come_back_and_are_never_overwritten(

@@ -110,7 +110,7 @@ def test_engines_agree_for_primes_of_very_different_lengths(
         _agree(ordinary_key(P, Q), native_name, s=s, count=4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data(), count=st.integers(0, 300), threads=st.integers(1, 4), s=st.integers(1, 3))
 def test_sums_open_to_sums(
     native_name: NativeName,

@@ -33,7 +33,7 @@ def centres(batch: Tensor) -> Tensor:
     return torch.stack([rows, columns], dim=1)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(2, 40), st.integers(2, 40), st.integers(0, 2**32 - 1))
 def test_shape_and_range_are_kept(count: int, height: int, width: int, seed: int) -> None:
     batch = torch.rand(count, 1, height, width, generator=generator(seed))

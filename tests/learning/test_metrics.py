@@ -61,7 +61,7 @@ def same(first: EvaluationCounts, second: EvaluationCounts) -> bool:
     return all(n == m and np.array_equal(a, b) for (n, a), (m, b) in pairs)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 200), st.integers(2, 6), st.lists(st.integers(0, 200)), st.integers(0, 99))
 def test_the_shards_counts_add_up_to_those_of_the_pool(
     count: int, classes: int, cuts: list[int], seed: int

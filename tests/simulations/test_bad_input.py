@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 from torch import nn
 from typer.testing import CliRunner
 
@@ -25,7 +26,7 @@ from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from sites.hospital import Hospital
 from sites.requests import Request
-from tests.simulations.tiny import tiny_scenario
+from tests.simulations.tiny import prepare_once, run_without_report, tiny_scenario
 
 
 def _failed(folder: Path) -> set[tuple[str, str]]:
@@ -47,7 +48,7 @@ def _one_image(site: Path) -> None:
 def test_a_poor_site_takes_part_all_the_same(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
+    prepare_once(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
     change(tmp_path / "run" / "sites" / "north")
     run_in_process(tmp_path / "run")
     assert _failed(tmp_path / "run") == set()
@@ -74,10 +75,10 @@ def _corrupt_image(site: Path) -> None:
 def test_a_site_without_usable_images_says_so_to_its_owner_only(
     tmp_path: Path, change: Callable[[Path], None], code: str
 ) -> None:
-    prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
+    prepare_once(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
     north = tmp_path / "run" / "sites" / "north"
     change(north)
-    run_in_process(tmp_path / "run")
+    run_without_report(tmp_path / "run")
     assert _failed(tmp_path / "run") == {("north", code)}
     assert str(north) not in (tmp_path / "run" / "journal.jsonl").read_text()
     refused = [e for e in read_journal(north / "work" / "journal.jsonl") if isinstance(e, Refused)]
@@ -94,14 +95,14 @@ def test_a_wrong_passphrase_and_another_key_are_told_apart(tmp_path: Path) -> No
         source = tmp_path / "other" / "sites" / "west" / file
         shutil.copy(source, hospitals / "west" / file)
     with pytest.raises(QuorumError, match="1 of 3 sites answered, 2 are needed"):
-        run_in_process(tmp_path / "run")
+        run_without_report(tmp_path / "run")
     assert _failed(tmp_path / "run") == {("north", "passphrase"), ("west", "key-mismatch")}
 
 
 def test_parameters_that_became_nan_are_not_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
+    prepare_once(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), tmp_path / "run")
     trained: list[int] = []
     train = sites.hospital.train_locally
 
@@ -113,12 +114,12 @@ def test_parameters_that_became_nan_are_not_sent(
         return result
 
     monkeypatch.setattr(sites.hospital, "train_locally", train_badly)
-    run_in_process(tmp_path / "run")
+    run_without_report(tmp_path / "run")
     assert _failed(tmp_path / "run") == {("north", "not-finite")}
 
 
 def test_a_site_answers_a_round_once_and_no_earlier_one(tmp_path: Path) -> None:
-    study = prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    study = prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
     site = SiteFile.read(tmp_path / "run" / "sites" / "north" / "site.toml")
     site.work.mkdir()
     (site.work / "state.json").write_text('{"run": "ab", "round": 2}')
@@ -149,8 +150,13 @@ def test_a_full_disk_is_a_sentence(
     def write(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/study.toml")
 
+    scenario = tmp_path / "tiny.toml"
+    scenario.write_text(
+        tomli_w.dumps(tiny_scenario("unsafe_plaintext").model_dump(mode="json", exclude_none=True))
+    )
     monkeypatch.setattr(Path, "write_text", write)
-    monkeypatch.setattr(sys, "argv", ["ppfl", "simulate", "--out", str(tmp_path / "run")])
+    arguments = ["simulate", str(scenario), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["ppfl", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 60

@@ -18,8 +18,8 @@ from ppfl.federation.journal import RoundClosed, StudyClosed, StudyStarted
 from ppfl.learning.files import load_model
 from simulations.main import _app
 from simulations.prepare import prepare
-from simulations.runner import check_memory, run_in_process
-from tests.simulations.tiny import SITES, tiny_scenario
+from simulations.runner import check_memory
+from tests.simulations.tiny import SITES, run_without_report, tiny_scenario
 
 
 class _PowerCutError(Exception):
@@ -34,7 +34,7 @@ def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_models(
     for folder in (whole, cut):
         scenario = tiny_scenario("unsafe_plaintext", model={"local_layers": ["conv1"]})
         prepare(scenario, folder, threads=1)
-    run_in_process(whole)
+    run_without_report(whole)
     one_round = Coordinator._round
 
     def fail_in_the_second(self: Coordinator, number: int) -> None:
@@ -45,7 +45,7 @@ def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_models(
     with monkeypatch.context() as patched:
         patched.setattr(Coordinator, "_round", fail_in_the_second)
         with pytest.raises(_PowerCutError):
-            run_in_process(cut)
+            run_without_report(cut)
     result = CliRunner().invoke(
         _app, ["simulate", "--resume", str(cut), "--json"], catch_exceptions=False
     )

@@ -15,7 +15,7 @@ from ppfl.report import summarise
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from simulations.scenario import read_scenario
-from tests.simulations.tiny import tiny_scenario
+from tests.simulations.tiny import prepare_once, tiny_scenario
 
 _PLAIN = "unsafe_plaintext"
 
@@ -29,7 +29,7 @@ def test_encryption_changes_no_bit_of_the_model(tmp_path: Path) -> None:
     results, protections = [], []
     for name, custody, s in (("shared", "shared", 1), ("s-2", "shared", 2), ("plain", _PLAIN, 1)):
         folder = tmp_path / name
-        prepare(tiny_scenario(custody, encryption={"s": s}), folder)
+        prepare_once(tiny_scenario(custody, encryption={"s": s}), folder)
         run_in_process(folder)
         results.append(_result(folder))
         journal = folder / "sites" / "east" / "work" / "journal.jsonl"
@@ -47,7 +47,7 @@ def test_encryption_changes_no_bit_of_the_model(tmp_path: Path) -> None:
 
 
 def test_a_site_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
     broken = tmp_path / "run" / "sites" / "north"
     picture = next((broken / "xrays").rglob("*.png"))
     picture.write_bytes(b"no picture")
@@ -63,7 +63,7 @@ def test_a_site_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
 def test_a_site_whose_disk_is_full_says_so_and_no_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
     write = Journal.write
 
     def fill(journal: Journal, event: Event) -> bytes:
@@ -81,7 +81,7 @@ def test_a_site_whose_disk_is_full_says_so_and_no_path(
 
 def test_without_a_quorum_the_study_stops_and_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    prepare_once(tiny_scenario("unsafe_plaintext"), folder)
     others = [folder / "sites" / name / "study.toml" for name in ("north", "west")]
     agreed = others[0].read_text()
     for path in others:

@@ -35,7 +35,7 @@ from sites.requests import Parameters, Request
 from sites.totals import Totals
 from sites.vectors import update_plan
 from sites.xrays import XRays
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, run_without_report, tiny_scenario
 
 _PLAIN = "unsafe_plaintext"
 _NETWORK = "shufflenet_v2_x0_5"
@@ -67,7 +67,7 @@ def _is_local(name: str) -> bool:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two rounds that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    prepare(_scenario(), folder)
+    prepare_once(_scenario(), folder)
     run_in_process(folder)
     return folder
 
@@ -121,15 +121,15 @@ def test_the_model_of_a_site_evaluates_and_predicts(whole: Path) -> None:
 
 @pytest.mark.slow
 def test_encryption_changes_no_bit_of_any_sites_model(whole: Path, tmp_path: Path) -> None:
-    prepare(_scenario("shared"), tmp_path / "run")
-    run_in_process(tmp_path / "run")
+    prepare_once(_scenario("shared"), tmp_path / "run")
+    run_without_report(tmp_path / "run")
     assert _digests(tmp_path / "run") == _digests(whole)
 
 
 def test_with_batch_norm_local_as_well_both_stay(tmp_path: Path) -> None:
     model = {"local_layers": ["conv1.0"], "batch_norm": "local"}
     prepare(tiny_scenario(_PLAIN, model=model, training={"rounds": 1}), tmp_path / "run")
-    run_in_process(tmp_path / "run")
+    run_without_report(tmp_path / "run")
     east, north, _ = _models(tmp_path / "run").values()
     norms = {name.rpartition(".")[0] for name in east if name.endswith("running_var")}
     for name in east:
@@ -145,7 +145,7 @@ def test_a_round_that_was_cut_off_is_done_again_to_the_same_models(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    prepare(_scenario(), folder)
+    prepare_once(_scenario(), folder)
     train, trained = sites.hospital.train_locally, []
 
     def train_until_the_sixth(*arguments: Any, **options: Any) -> Any:
@@ -157,9 +157,9 @@ def test_a_round_that_was_cut_off_is_done_again_to_the_same_models(
     with monkeypatch.context() as patched:
         patched.setattr(sites.hospital, "train_locally", train_until_the_sixth)
         with pytest.raises(_PowerCut):
-            run_in_process(folder)
+            run_without_report(folder)
     assert (folder / "sites" / "east" / "work" / "local-2.safetensors").exists()
-    run_in_process(folder)
+    run_without_report(folder)
     events = read_journal(folder / "journal.jsonl")
     assert [e.resumed_after for e in events if isinstance(e, StudyStarted)] == [0, 1]
     assert _digests(folder) == _digests(whole)
@@ -201,7 +201,7 @@ def test_a_late_site_begins_at_the_start_whatever_an_earlier_run_left(
     scenario = tiny_scenario(_PLAIN, model={"start": "imagenet", "local_layers": ["conv1"]})
     changed = scenario.simulation.model_copy(update={"weights": str(weights)})
     prepare(scenario.model_copy(update={"simulation": changed}), folder)
-    run_in_process(folder)
+    run_without_report(folder)
     for name in ("checkpoint.bin", "journal.jsonl"):
         (folder / name).unlink()
     begun.clear()
@@ -221,7 +221,7 @@ def test_a_round_that_failed_at_a_site_leaves_no_trace_in_its_local_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: list[Parameters]
 ) -> None:
     folder = tmp_path / "run"
-    prepare(_scenario(), folder)
+    prepare_once(_scenario(), folder)
     train = sites.hospital.train_locally
 
     def train_badly(model: nn.Module, *arguments: Any, **options: Any) -> Any:
@@ -231,7 +231,7 @@ def test_a_round_that_failed_at_a_site_leaves_no_trace_in_its_local_layers(
         return result
 
     monkeypatch.setattr(sites.hospital, "train_locally", train_badly)
-    run_in_process(folder)
+    run_without_report(folder)
     events = read_journal(folder / "journal.jsonl")
     failed = [(e.round, e.site, e.code) for e in events if isinstance(e, SiteFailed)]
     assert failed == [(1, "north", "not-finite")]
@@ -248,7 +248,7 @@ def test_a_layer_that_the_network_has_not_ends_the_study_before_it_begins(tmp_pa
 
 def test_a_start_that_is_not_the_studys_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    study = prepare(_scenario(), folder)
+    study = prepare_once(_scenario(), folder)
     site = SiteFile.read(folder / "sites" / "east" / "site.toml")
     start, _ = load_model(folder / "start.safetensors")
     changed = start | {"fc.bias": start["fc.bias"] + 1}
@@ -262,11 +262,11 @@ def test_a_start_that_is_not_the_studys_is_refused(tmp_path: Path) -> None:
 
 def test_a_site_refuses_such_a_study_when_it_enrols(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    prepare(_scenario(), folder)
+    prepare_once(_scenario(), folder)
     for path in (folder / "study.toml", *folder.glob("sites/*/study.toml")):
         path.write_text(path.read_text().replace('"stage2.0"', '"stage2.9"'))
     with pytest.raises(ModelError, match=r"no layer 'stage2\.9'"):
-        run_in_process(folder)  # the coordinator's own check
+        run_without_report(folder)  # the coordinator's own check
     site = SiteFile.read(folder / "sites" / "east" / "site.toml")
     start, _ = load_model(folder / "start.safetensors")
     request = Request(Study.read(site.study).fingerprint(), "ab", 0, start=start)

@@ -17,15 +17,14 @@ from ppfl.federation.journal import (
     SiteFailed,
     StudyStarted,
 )
-from simulations.prepare import prepare
 from simulations.progress import RunProgress, describe
 from sites.phase import Phase
-from tests.simulations.tiny import tiny_scenario
+from tests.simulations.tiny import prepare_once, tiny_scenario
 
 
 def test_a_run_is_told_as_it_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    prepare_once(tiny_scenario("unsafe_plaintext"), folder)
     journal = Journal(folder / "journal.jsonl")
     journal.write(SiteEnrolled(site="before", bytes_up=1))
     (folder / "sites" / "east" / "work").mkdir()
@@ -43,7 +42,7 @@ def test_a_run_is_told_as_it_goes_on(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_there_are_lines_only(tmp_path: Path) -> None:
-    prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
     screen = io.StringIO()
     with RunProgress(tmp_path / "run", Console(file=screen, force_terminal=False)):
         Journal(tmp_path / "run" / "journal.jsonl").write(SiteEnrolled(site="east", bytes_up=1))

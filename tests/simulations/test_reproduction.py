@@ -19,9 +19,12 @@ from simulations.reproduction.leaks import choose_public
 from simulations.reproduction.rows import prepare_row
 from tests.simulations.tiny import tiny_scenario
 
+# all but the last layer stay at the sites: whole networks are encrypted in test_in_process.py
+_LOCAL = 'model.local_layers=["conv1", "stage2", "stage3", "stage4", "conv5"]'
 _SMALL = (
     *("--set", "architecture=shufflenet_v2_x0_5"),
     *("--set", "rounds=1", "--set", "local_epochs=1", "--set", "key_bits=2048"),
+    *("--set", _LOCAL),
 )
 
 
@@ -40,14 +43,14 @@ def test_rows_are_trained_measured_and_shown(
 ) -> None:
     monkeypatch.setattr(command, "_QUICK_COUNTS", dict.fromkeys(command._QUICK_COUNTS, 60))
     monkeypatch.setattr(command, "_PUBLIC_COUNTS", dict.fromkeys(command._PUBLIC_COUNTS, 20))
-    rows = {row["key"]: row for row in _reproduce(tmp_path, "--only", "a,b,c,d,e,c4")}
-    assert list(rows) == ["a", "b", "c", "d", "e", "c4"]
+    rows = {row["key"]: row for row in _reproduce(tmp_path, "--only", "a,b,c,d,e,ch")}
+    assert list(rows) == ["a", "b", "c", "d", "e", "ch"]
     # a vault changes nothing, to the last bit
     assert rows["b"]["model_sha256"] == rows["a"]["model_sha256"] != rows["c"]["model_sha256"]
     assert rows["b"]["less_than_plain"] == {"value": 0, "low": 0, "high": 0}
     restored: dict[str, Any] = {key: row["attacks"] for key, row in rows.items()}
     assert restored["a"] == {}
-    for key in ("c", "c4"):
+    for key in ("c", "ch"):
         for name, attack in restored[key].items():
             assert attack["correlation"] > 0.97, (key, name)
     # how many greys share a byte depends on the key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from flwr.app import Context, Error, Message, RecordDict
 import coordinator.roster
 import sites.hospital
 from coordinator.rounds import Coordinator
-from ppfl.federation import read_journal
+from ppfl.federation import Checkpoint, read_journal
 from ppfl.federation.journal import (
     AnyEvent,
     LeftHospital,
@@ -21,12 +22,12 @@ from ppfl.federation.journal import (
     SiteEnrolled,
     SiteFailed,
     StudyClosed,
+    StudyFailed,
     StudyStarted,
 )
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 _PLAIN = "unsafe_plaintext"
 
@@ -98,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PPFL_RUN", str(folder))
-        prepare(tiny_scenario(_PLAIN), folder)
+        prepare_once(tiny_scenario(_PLAIN), folder)
         Coordinator(LocalGrid(app, sites=len(SITES)), folder).run()
     return _closed(_events(folder)).model_sha256
 
@@ -112,6 +113,10 @@ def _closed(events: list[AnyEvent]) -> StudyClosed:
     return events[-1]
 
 
+def _study(events: list[AnyEvent]) -> str:
+    return next(e.study_fingerprint for e in events if isinstance(e, StudyStarted))
+
+
 def _left(folder: Path, site: str) -> list[tuple[int, int, bool]]:
     """Round, bytes of the sealed vector, and whether it left before, of each update."""
     journal = read_journal(folder / "sites" / site / "work" / "journal.jsonl")
@@ -122,7 +127,7 @@ def _left(folder: Path, site: str) -> list[tuple[int, int, bool]]:
 def test_an_upload_that_broke_off_is_sent_again_without_training_again(
     folder: Path, trained: list[int], undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     Coordinator(_Grid({"train north": [3, 8]}), folder).run()
     assert trained == [1, 1, 1, 2, 2, 2]
     (first, size, _), *_ = left = _left(folder, "north")
@@ -139,7 +144,7 @@ def test_an_upload_that_broke_off_is_sent_again_without_training_again(
 def test_a_site_that_is_lost_whenever_it_is_asked_is_left_out(
     folder: Path, trained: list[int]
 ) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     grid = _Grid({"train north": [8] * 9})
     Coordinator(grid, folder).run()
     assert grid.answered.count("train north") == 3
@@ -149,7 +154,7 @@ def test_a_site_that_is_lost_whenever_it_is_asked_is_left_out(
 
 
 def test_a_site_that_raised_is_not_asked_again(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     grid = _Grid({"train north": [2]})
     Coordinator(grid, folder).run()
     assert grid.answered.count("train north") == 1
@@ -160,7 +165,7 @@ def test_a_site_that_goes_away_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch, back_s: float
 ) -> None:
     monkeypatch.setattr(coordinator.roster, "_BACK_S", back_s)
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     looked: list[int] = []
 
     class Leaving(_Grid):
@@ -189,7 +194,7 @@ def test_a_site_that_goes_away_is_waited_for(
 def test_another_run_of_the_study_gets_what_was_sealed_before_the_crash(
     folder: Path, trained: list[int], undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     assert trained == [1, 1, 1]
@@ -203,7 +208,7 @@ def test_another_run_of_the_study_gets_what_was_sealed_before_the_crash(
 
 
 def test_with_fewer_sites_enrolled_the_update_is_another(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
+    prepare_once(tiny_scenario(_PLAIN, training={"rounds": 1}), folder)
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     grid = _Grid()
@@ -213,7 +218,9 @@ def test_with_fewer_sites_enrolled_the_update_is_another(folder: Path, trained: 
 
 
 def test_local_layers_are_of_one_run_and_so_is_the_update(folder: Path, trained: list[int]) -> None:
-    prepare(tiny_scenario(_PLAIN, model={"local_layers": ["fc"]}, training={"rounds": 1}), folder)
+    prepare_once(
+        tiny_scenario(_PLAIN, model={"local_layers": ["fc"]}, training={"rounds": 1}), folder
+    )
     with pytest.raises(_PowerCut):
         Coordinator(_Grid(cut="train west"), folder).run()
     Coordinator(_Grid(), folder).run(resume=True)
@@ -223,7 +230,7 @@ def test_local_layers_are_of_one_run_and_so_is_the_update(folder: Path, trained:
 def test_a_site_with_a_new_node_takes_its_place_and_is_not_counted_twice(
     folder: Path, undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
 
     class Renewing(_Grid):
         def _call(self, message: Message) -> Message:
@@ -244,7 +251,7 @@ def test_a_site_with_a_new_node_takes_its_place_and_is_not_counted_twice(
 def test_two_nodes_of_one_name_are_refused_while_both_are_there(
     folder: Path, undisturbed: str
 ) -> None:
-    prepare(tiny_scenario(_PLAIN), folder)
+    prepare_once(tiny_scenario(_PLAIN), folder)
     grid = _Grid()
     grid.connect("north", node=9)
     Coordinator(grid, folder).run()
@@ -254,3 +261,48 @@ def test_two_nodes_of_one_name_are_refused_while_both_are_there(
     assert (site, code) == ("north", "duplicate-answer")
     assert "two nodes say that they are north, 2 and 9" in sentence
     assert _closed(events).model_sha256 == undisturbed
+
+
+def test_a_round_that_is_complete_is_in_the_journal_although_the_run_was_cut_off_before(
+    folder: Path, trained: list[int], undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_once(tiny_scenario(_PLAIN), folder)
+    write = Checkpoint.write
+
+    def cut(checkpoint: Checkpoint, path: Path) -> None:
+        write(checkpoint, path)
+        if path.name == "checkpoint.bin":
+            raise _PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", cut)
+        with pytest.raises(_PowerCut):
+            Coordinator(_Grid(), folder).run()
+    Coordinator(_Grid(), folder).run(resume=True)
+    assert trained == [1, 1, 1, 2, 2, 2]
+    events = _events(folder)
+    closed = [event for event in events if isinstance(event, RoundClosed)]
+    assert [(event.round, set(event.sites)) for event in closed] == [
+        (1, set(SITES)),
+        (2, set(SITES)),
+    ]
+    total = Checkpoint.read(folder / "checkpoint-earlier.bin", study=_study(events)).total
+    assert closed[0].total_sha256 == hashlib.sha256(total).hexdigest()
+    assert closed[0].seconds > 0
+    assert _closed(events).model_sha256 == undisturbed
+
+
+def test_a_fault_in_the_code_is_said_without_what_it_was_about(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_once(tiny_scenario(_PLAIN), folder)
+
+    def fail(*_: Any) -> None:
+        raise KeyError("a patient")
+
+    monkeypatch.setattr(Coordinator, "_accept", fail)
+    with pytest.raises(KeyError):
+        Coordinator(_Grid(), folder).run()
+    (failed,) = [event for event in _events(folder) if isinstance(event, StudyFailed)]
+    assert failed.code == "internal"
+    assert failed.sentence.startswith("KeyError in test_resend.py, line ")

@@ -15,9 +15,8 @@ from coordinator.rounds import Coordinator
 from ppfl.federation import read_journal
 from ppfl.federation.journal import SiteAnswered, StudyStarted, WillSend
 from simulations.local_grid import LocalGrid
-from simulations.prepare import prepare
 from sites.client_app import app
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 
 class _Scales(LocalGrid):
@@ -57,7 +56,7 @@ def test_what_is_told_is_what_passes(
 ) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
-    study = prepare(tiny_scenario(custody, **sections), folder)
+    study = prepare_once(tiny_scenario(custody, **sections), folder)
     scales = _Scales()
     Coordinator(scales, folder).run()
     events = read_journal(folder / "journal.jsonl")
@@ -88,7 +87,7 @@ def test_a_run_that_goes_on_tells_what_is_still_to_come(
 ) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("PPFL_RUN", str(folder))
-    prepare(tiny_scenario("unsafe_plaintext"), folder)
+    prepare_once(tiny_scenario("unsafe_plaintext"), folder)
 
     class Ending(_Scales):
         def _call(self, message: Message) -> Message:

@@ -20,7 +20,7 @@ _HANG = "import time; time.sleep(60)"
 def test_a_process_that_hangs_ends_and_says_where(hang: str) -> None:
     code = f"from sites.deadline import ends_after\nwith ends_after(0.2):\n    {hang}"
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 1
     assert "Timeout" in ended.stderr
@@ -30,9 +30,9 @@ def test_a_process_that_hangs_ends_and_says_where(hang: str) -> None:
 def test_a_process_that_is_in_time_goes_on() -> None:
     code = (
         "import time\nfrom sites.deadline import ends_after\n"
-        "with ends_after(0.2):\n    pass\ntime.sleep(0.5)"
+        "with ends_after(1):\n    pass\ntime.sleep(1.5)"
     )
-    subprocess.run([sys.executable, "-c", code], timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
 
 
 @pytest.mark.parametrize(("config", "expected"), [("site-file", [35.0]), ("partition-id", [])])

@@ -138,7 +138,7 @@ def test_what_is_wrong_at_the_coordinator_is_found_at_the_site(
         patch.setattr(sites.reach, "_now", lambda: now() - 86400)
         clock = _by_name(folder)["clock"]
         assert (clock.state, clock.code) == ("wrong", "clock")
-        patch.setattr(sites.reach, "_now", lambda: now() + 4)
+        patch.setattr(sites.reach, "_now", lambda: now() + 3.5)
         assert _by_name(folder)["clock"].state == "note"
     with monkeypatch.context() as patch:
         patch.setattr(coordinator.gateway, "_FLOWER", "1.2.3")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +129,27 @@ def test_a_coordinator_serves_what_its_settings_say(
     assert place.dashboard.port == 3
     assert place.certificate == tmp_path / "tls" / "server.crt"
     assert place.folder == tmp_path / "flower"
+
+
+def test_a_client_process_reports_before_it_loads_torch() -> None:
+    """Flower gives it 30 s to report, and on a slow machine torch alone takes as long."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, sites.client_process; print('torch' in sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert loaded.stdout == "False\n"
+
+
+def test_a_client_process_that_is_told_to_end_says_nothing() -> None:
+    """A SuperNode to which it said goodbye would wait for its answer for ever."""
+    code = (
+        "import os, signal, time, sites.client_process as own;"
+        "from flwr.supercore.telemetry import EventType;"
+        "own._end_on_signals(event_type=EventType.FLWR_CLIENTAPP_RUN_LEAVE,"
+        " exit_handlers=[lambda: print('goodbye', flush=True)]);"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, "")

@@ -22,14 +22,14 @@ from simulations.main import _app
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from sites.xrays import XRays
-from tests.simulations.tiny import SITES, tiny_scenario
+from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 from tests.xray.test_dicom import radiograph, save
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vault") / "run"
-    prepare(tiny_scenario("shared"), folder)
+    prepare_once(tiny_scenario("shared"), folder)
     for name in SITES:
         place = folder / "sites" / name
         told = _ppfl("seal", place / "xrays", place / "vault", "--key", folder / "public.key")

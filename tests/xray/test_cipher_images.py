@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from statistics import correlation
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def test_a_secret_gives_one_code_book_and_another_secret_another(engine: Engine)
     )
     assert one.ciphertexts == same.ciphertexts
     assert not set(one.ciphertexts) & set(other.ciphertexts)
-    assert len({tuple(colour) for colour in one.channels(_LEVELS).reshape(-1, 3)}) == LEVELS
+    assert len({tuple(colour) for colour in one.highest_bytes(_LEVELS).reshape(-1, 3)}) == LEVELS
 
 
 def test_fixed_randomness_is_seen_from_the_public_key(engine: Engine) -> None:
@@ -45,8 +47,20 @@ def test_fixed_randomness_is_seen_from_the_public_key(engine: Engine) -> None:
 
 
 def test_without_randomness_the_picture_stays_as_it_is(engine: Engine) -> None:
-    picture = CodeBook.without_randomness(engine).channels(_LEVELS)
+    picture = CodeBook.without_randomness(engine).highest_bytes(_LEVELS)
     assert (picture == _LEVELS[..., np.newaxis]).all()
+
+
+def test_the_bytes_shown_are_those_that_correlate_most_with_the_grey_level(engine: Engine) -> None:
+    book = CodeBook.with_fixed_randomness(engine, b"secret")
+    shown = book.correlated_bytes(_LEVELS).reshape(LEVELS, 3)
+    width = engine.ciphertext_bytes
+    every = zip(*(number.to_bytes(width, "big") for number in book.ciphertexts), strict=True)
+    greys = range(LEVELS)
+    expected = sorted((abs(correlation(greys, column)) for column in every), reverse=True)[:3]
+    found = [abs(correlation(greys, channel)) for channel in shown.T.tolist()]
+    assert found == pytest.approx(expected)
+    assert found[0] > 0.5  # far more than bytes do as a rule
 
 
 def test_the_low_byte_is_the_ciphertext_modulo_256(engine: Engine) -> None:

@@ -118,3 +118,9 @@ def test_arrays_of_another_kind_are_refused(plain: Bytes, cipher: Bytes, said: s
     with pytest.raises(DataError) as raised:
         measure_leakage(plain, cipher, generator=default_rng(1))
     assert said in str(raised.value)
+
+
+def test_edges_that_one_channel_shows_are_found_among_noise() -> None:
+    cipher = under_fresh_randomizers(PLAIN, default_rng(2))
+    cipher[..., 1] = PLAIN
+    assert leakage(cipher, shuffles=2).edges_kept == pytest.approx(1)

@@ -47,7 +47,7 @@ def test_a_phantom_is_a_grey_square_that_uses_the_range(finding: str, size: int)
 
 
 @given(seed=st.integers(0, 2**32 - 1), finding=st.sampled_from(PHANTOM_CLASSES))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_equal_generators_draw_equal_pictures(seed: int, finding: str) -> None:
     assert np.array_equal(phantom(finding, seed), phantom(finding, seed))
 
