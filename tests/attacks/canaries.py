@@ -56,16 +56,16 @@ def forms(canary: Canary) -> Iterator[tuple[str, bytes]]:
         yield "in a URL", quote(canary, safe="").encode()
         yield from _encoded("as text", canary.encode())
     elif isinstance(canary, int):
-        digits, width = str(canary), (canary.bit_length() + 7) // 8
+        # at least as an int64: four bytes of many megabytes of ciphertexts are found by chance
+        digits, width = str(canary), max(8, (canary.bit_length() + 7) // 8)
         hexadecimal = f"{canary:x}"
         yield "decimal", digits[:_DIGITS].encode()
         yield "hexadecimal", hexadecimal[:_DIGITS].encode()
         yield "HEXADECIMAL", hexadecimal[:_DIGITS].upper().encode()
         big, little = canary.to_bytes(width, "big"), canary.to_bytes(width, "little")
         for name, data in (("big-endian", big), ("little-endian", little)):
-            if width >= 4:
-                yield name, data[:_BYTES]
-                yield from _encoded(name, data[: 2 * _BYTES])
+            yield name, data[:_BYTES]
+            yield from _encoded(name, data[: 2 * _BYTES])
     else:
         several = canary.reshape(-1)[:16]
         for kind in ("<f4", ">f4", "<f8", ">f8", "<f2"):
