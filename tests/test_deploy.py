@@ -82,7 +82,9 @@ def _programs(folder: Path) -> list[Program]:
         certificate=folder,
         certificate_key=folder,
         authority=folder,
+        journal_key=folder,
         sites={},
+        dashboard_port=CoordinatorFile.model_fields["dashboard_port"].default,
     )
     return coordinator_programs(place)
 
