@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,15 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 from ppfl.crypto import PrivateKey, generate_key, generate_unsafe_key, keyfiles
 from tests.deployed import Deployed, deploy
 
 # Networks are small here, and threads that wait for each other on a busy machine cost the most.
 torch.set_num_threads(1)
+threadpool_limits(1, user_api="blas")  # numpy's
 # That a machine is slow, or busy, is no error.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite, and none where only some tests are named."""
+    whole = config.args_source is config.ArgsSource.TESTPATHS
+    return min(os.cpu_count() or 1, 2) if whole else 0
 
 
 @pytest.fixture(scope="session", autouse=True)
