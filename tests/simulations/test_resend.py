@@ -25,8 +25,12 @@ from ppfl.federation.journal import (
     StudyFailed,
     StudyStarted,
 )
+from ppfl.learning.files import load_model
+from ppfl.learning.models import parameters_sha256
+from ppfl.settings import SiteFile
 from simulations.local_grid import LocalGrid
 from sites.client_app import app
+from tests.live.replay import PlayedRound, Replay, rounds_of
 from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 _PLAIN = "unsafe_plaintext"
@@ -306,3 +310,26 @@ def test_a_fault_in_the_code_is_said_without_what_it_was_about(
     (failed,) = [event for event in _events(folder) if isinstance(event, StudyFailed)]
     assert failed.code == "internal"
     assert failed.sentence.startswith("KeyError in test_resend.py, line ")
+
+
+def test_a_replay_of_who_took_part_gives_the_same_model_bit_for_bit(
+    folder: Path, tmp_path: Path, undisturbed: str
+) -> None:
+    """The replay by which the studies of real processes are checked: see tests/live."""
+    study = prepare_once(tiny_scenario(_PLAIN), folder)
+    Coordinator(_Grid({"train north": [2]}), folder).run()
+    events = _events(folder)
+    first, second = rounds_of(events)
+    assert first == PlayedRound(1, frozenset(SITES), frozenset(SITES) - {"north"})
+    assert second == PlayedRound(2, frozenset(SITES), frozenset(SITES))
+    start, _ = load_model(folder / "start.safetensors")
+    files = [SiteFile.read(folder / "sites" / name / "site.toml") for name in SITES]
+    replay = Replay(study, start, files, cache=tmp_path / "cache")
+    model = parameters_sha256(replay.model_after([first, second]))
+    assert model == _closed(events).model_sha256
+    assert model != undisturbed
+    whole = [PlayedRound(1, second.enrolled, second.contributors), second]
+    assert parameters_sha256(replay.model_after(whole)) == undisturbed
+    closed = next(event for event in events if isinstance(event, RoundClosed))
+    with pytest.raises(AssertionError, match="closed twice"):
+        rounds_of([*events, closed])
