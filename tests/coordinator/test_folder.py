@@ -180,10 +180,11 @@ def test_a_run_s_folder_is_what_the_round_loop_reads(deployed: Deployed) -> None
     settings = _settings(deployed)
     folder = prepare_run(settings)
     prepare_run(settings)
-    coordinator = Coordinator(_NoGrid(), folder)  # type: ignore[arg-type]
+    grid = _NoGrid()
+    coordinator = Coordinator(grid, folder, journal_key=settings.journal_key)  # type: ignore[arg-type]
     assert coordinator.study == Study.read(settings.study)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("public.key", "start.safetensors", "study.toml")
+        *("public.key", "site-keys.toml", "start.safetensors", "study.toml")
     ]
     _edit(settings.study, "rounds = 10", "rounds = 11")
     with pytest.raises(StudyMismatchError, match="holds a run of another study"):

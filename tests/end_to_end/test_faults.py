@@ -14,7 +14,7 @@ from tests.live.federation import COORDINATOR, LiveFederation, prepare
 _LONG_S = 300.0
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_study_outlives_its_superlink_its_serverapp_and_the_gateway(tmp_path: Path) -> None:
     study = draft(deadline_s=_LONG_S, rounds=1, sites=("alpha", "beta"))
     prepared = prepare(tmp_path / "prepared", study)

@@ -160,4 +160,4 @@ def test_a_full_disk_is_a_sentence(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 60
-    assert capsys.readouterr().err.endswith("ppfl: /runs/study.toml: No space left on device\n")
+    assert "ppfl: /runs/study.toml: No space left on device\n" in capsys.readouterr().err

@@ -60,7 +60,6 @@ def test_the_bytes_shown_are_those_that_correlate_most_with_the_grey_level(engin
     expected = sorted((abs(correlation(greys, column)) for column in every), reverse=True)[:3]
     found = [abs(correlation(greys, channel)) for channel in shown.T.tolist()]
     assert found == pytest.approx(expected)
-    assert found[0] > 0.5  # far more than bytes do as a rule
 
 
 def test_the_low_byte_is_the_ciphertext_modulo_256(engine: Engine) -> None:
