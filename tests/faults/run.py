@@ -79,7 +79,10 @@ def run_fault(fault: Fault, prepared: Deployed, replay: Replay, root: Path) -> O
     Raises:
         AssertionError: it has not, or another site or round is missing than should be.
     """
-    with LiveFederation(prepared, root) as live, Line(live.port, delay_s=fault.delay_s) as line:
+    with (
+        LiveFederation(prepared, root) as live,
+        Line(live.port, bits_per_s=fault.bits_per_s) as line,
+    ):
         connect(live.deployed.site(STRUCK), threads=1, port=line.port)
         began = time.monotonic()
         live.start_all(but=STRUCK)
