@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sites.join import Joined, join
 from tests.coordinator.gateway_in_threads import Site, gateway
 
 SITES = ("alpha", "beta")
+_PORTS = 20_000, 32_768  # Linux gives connections the ports from 32768 on
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,13 @@ def connect(folder: Path, *, threads: int = 0, **changes: object) -> None:
 
 
 def free_port() -> int:
-    """A port of the loopback interface on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface on which nobody listens.
+
+    It is none of those that the kernel gives to connections: one of these could take it before
+    the program that it is meant for listens there.
+    """
+    while True:
+        port = _PORTS[0] + secrets.randbelow(_PORTS[1] - _PORTS[0])
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from ppfl.federation.journal import LeftHospital, SiteAnswered, SiteAskedAgain
-from ppfl.settings import Study, check_settings
 from tests.deployed import Deployed, connect
+from tests.faults.run import draft
 from tests.live.check import check_model, replay_of
 from tests.live.federation import LiveFederation, prepare
 from tests.live.line import Line
@@ -37,7 +37,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the processes would be left
     torch.set_num_threads(1)  # as the sites are started: the same bits
     root = Path(tempfile.mkdtemp(prefix="long-line-"))
-    prepared = prepare(root / "prepared", _draft())
+    study = draft(
+        deadline_s=1200.0,
+        rounds=1,
+        sites=_SITES,
+        local_epochs=1,
+        architecture="mobilenet_v2",
+    )
+    prepared = prepare(root / "prepared", study)
     replay = replay_of(prepared, cache=root / "cache")
     print("| line | upload, s | study, s | asked again | trained | sent again |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
@@ -47,22 +54,11 @@ def main() -> int:
     return 0
 
 
-def _draft() -> Study:
-    table = {
-        "name": "long-line",
-        "classes": ["Normal", "Effusion"],
-        "images": {"size": 64},
-        "training": {"rounds": 1, "batch_size": 8, "local_epochs": 1},
-        "federation": {"sites": list(_SITES), "release_floor": 1, "deadline_s": 1200.0},
-    }
-    return check_settings(table, Study, where="draft")
-
-
 def _nothing(_live: LiveFederation, _line: Line) -> None:
     pass
 
 
-def _cut(live: LiveFederation, line: Line) -> None:
+def _cut(_live: LiveFederation, line: Line) -> None:
     line.cut()
     time.sleep(_DOWN_S)
     line.mend()

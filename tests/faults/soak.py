@@ -22,9 +22,9 @@ import psutil
 import torch
 
 from ppfl.federation.journal import SiteAskedAgain, SiteFailed, StudyStarted
-from ppfl.settings import Study, check_settings
 from tests.deployed import connect
 from tests.faults.memory import Growth, Sample, growth_of, take_samples
+from tests.faults.run import draft
 from tests.live.check import check_model, replay_of
 from tests.live.federation import COORDINATOR, LiveFederation, prepare
 from tests.live.line import Line
@@ -69,7 +69,7 @@ class Soak:
 
 
 def draw_blows(seed: int, *, rounds: int, sites: tuple[str, ...]) -> Iterator[Blow | None]:
-    """One fault or none for each round, none in every third on the average."""
+    """One fault or none for each round, none in three of ten on the average."""
     generator = np.random.default_rng(seed)
     for _ in range(rounds):
         how = str(
@@ -89,7 +89,12 @@ def main() -> int:
     torch.set_num_threads(1)  # as the sites are started: the same bits
     root = Path(tempfile.mkdtemp(prefix="soak-"))
     print(f"files: {root}", flush=True)
-    study = _draft(rounds=arguments.rounds, sites=_SITES[: arguments.sites])
+    study = draft(
+        deadline_s=900.0,
+        rounds=arguments.rounds,
+        sites=_SITES[: arguments.sites],
+        local_epochs=2,
+    )
     prepared = prepare(root / "prepared", study)
     soak, began = Soak(), time.monotonic()
     with LiveFederation(prepared, root / "live") as live, ExitStack() as stack:
@@ -121,18 +126,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sites", type=int, default=8, choices=range(2, len(_SITES) + 1))
     parser.add_argument("--write", action="store_true", help="write docs/soak.md")
     return parser.parse_args()
-
-
-def _draft(*, rounds: int, sites: tuple[str, ...]) -> Study:
-    table = {
-        "name": "soak",
-        "classes": ["Normal", "Effusion"],
-        "images": {"size": 64},
-        "model": {"architecture": "shufflenet_v2_x0_5"},
-        "training": {"rounds": rounds, "batch_size": 8, "local_epochs": 2},
-        "federation": {"sites": list(sites), "release_floor": 1, "deadline_s": 900.0},
-    }
-    return check_settings(table, Study, where="draft")
 
 
 def _endure(live: LiveFederation, lines: dict[str, Line], seed: int, soak: Soak) -> None:
