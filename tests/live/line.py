@@ -98,8 +98,8 @@ class Line:
                     *self._pass(far, back, up=False),
                 ):
                     group.create_task(half)
-        except* OSError:
-            pass  # one end has gone
+        except* (OSError, asyncio.CancelledError):
+            pass  # one end has gone, or the line itself
         finally:
             self._open.difference_update(writers)
             for writer in writers:
