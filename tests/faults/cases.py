@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ ROUND = 2  # of three: something was complete before, and something comes after
 _LONG_S = 1200.0  # a busy machine; what is waited for takes seconds
 _DISK_BYTES = 64_000_000
 _DOWN_S = 20.0  # a line's, once
+_SLOW = 1_300_000.0  # an update takes long enough to be cut off in its middle
 
 Strike = Callable[[LiveFederation, Line], None]
 
@@ -38,7 +40,7 @@ class Fault:
         deadline_s: the study's.
         late: whether STRUCK is started by ``strike``.
         inside: a program inside which STRUCK's command runs.
-        delay_s: how slow STRUCK's line is.
+        bits_per_s: how fast STRUCK's line is.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Fault:
     deadline_s: float = 600.0
     late: bool = False
     inside: tuple[str, ...] = ()
-    delay_s: float = 0.0
+    bits_per_s: float = math.inf
 
 
 def _training(live: LiveFederation) -> None:
@@ -187,7 +189,7 @@ FAULTS = (
     Fault("supernode", "`kill -9` of a site's SuperNode", _TRAINS, _kill(STRUCK, "supernode")),
     Fault("superlink", "`kill -9` of SuperLink", _TRAINS, _kill(COORDINATOR, "superlink")),
     Fault("serverapp", "`kill -9` of the ServerApp", _TRAINS, _kill(COORDINATOR, "serverapp")),
-    Fault("gateway", "`kill -9` of the gateway", _SENDS, _kill_gateway, delay_s=0.1),
+    Fault("gateway", "`kill -9` of the gateway", _SENDS, _kill_gateway, bits_per_s=_SLOW),
     Fault("site", "a site's machine loses power and starts again", _TRAINS, _power_cut(STRUCK)),
     Fault(
         "coordinator",
@@ -226,8 +228,10 @@ FAULTS = (
         missing=(ROUND,),
         inside=_SMALL_DISK,
     ),
-    Fault("cut", f"a site's line is cut for {_DOWN_S:g} s", _SENDS, _cut, delay_s=0.1),
-    Fault("stall", f"a site's line is dead for {2.5 * _DOWN_S:g} s", _SENDS, _stall, delay_s=0.1),
+    Fault("cut", f"a site's line is cut for {_DOWN_S:g} s", _SENDS, _cut, bits_per_s=_SLOW),
+    Fault(
+        "stall", f"a site's line is dead for {2.5 * _DOWN_S:g} s", _SENDS, _stall, bits_per_s=_SLOW
+    ),
     Fault(
         "late",
         "a site joins late",

@@ -60,14 +60,21 @@ class Outcome:
         return cls(**table, **told)
 
 
-def draft(*, deadline_s: float, rounds: int = 3, sites: tuple[str, ...] = SITES) -> Study:
+def draft(
+    *,
+    deadline_s: float,
+    rounds: int = 3,
+    sites: tuple[str, ...] = SITES,
+    local_epochs: int = 15,
+    architecture: str = "shufflenet_v2_x0_5",
+) -> Study:
     """A study that is small in everything but its key."""
     table = {
         "name": "faults",
         "classes": ["Normal", "Effusion"],
         "images": {"size": 64},
-        "model": {"architecture": "shufflenet_v2_x0_5"},
-        "training": {"rounds": rounds, "batch_size": 8, "local_epochs": 15},
+        "model": {"architecture": architecture},
+        "training": {"rounds": rounds, "batch_size": 8, "local_epochs": local_epochs},
         "federation": {"sites": list(sites), "release_floor": 1, "deadline_s": deadline_s},
     }
     return check_settings(table, Study, where="draft")
@@ -79,7 +86,10 @@ def run_fault(fault: Fault, prepared: Deployed, replay: Replay, root: Path) -> O
     Raises:
         AssertionError: it has not, or another site or round is missing than should be.
     """
-    with LiveFederation(prepared, root) as live, Line(live.port, delay_s=fault.delay_s) as line:
+    with (
+        LiveFederation(prepared, root) as live,
+        Line(live.port, bits_per_s=fault.bits_per_s) as line,
+    ):
         connect(live.deployed.site(STRUCK), threads=1, port=line.port)
         began = time.monotonic()
         live.start_all(but=STRUCK)

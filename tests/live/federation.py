@@ -143,9 +143,11 @@ class LiveFederation:
         """A program at the coordinator or at a site, None where it does not run just now.
 
         `supernode`, `superlink`, `gateway` and `superexec` are the supervisor's own; `serverapp`
-        and `clientapp` are what Flower starts for it.
+        and `clientapp` are what Flower starts for it; `command` is `ppfl` itself.
         """
         with suppress(RunError, psutil.Error, KeyError):
+            if program == "command":
+                return psutil.Process(self._commands[where].pid)
             if program not in _COMMANDS:
                 return self._supervised(where, program)
             for process in self._supervised(where, "superexec").children(recursive=True):
@@ -206,7 +208,9 @@ class LiveFederation:
                 return True
         return False
 
-    def wait_for(self, condition: Callable[[], bool], *, seconds: float) -> None:
+    def wait_for(
+        self, condition: Callable[[], bool], *, seconds: float, every_s: float = _POLL_S
+    ) -> None:
         """Wait until something is so.
 
         Raises:
@@ -223,7 +227,7 @@ class LiveFederation:
                 said = "\n".join(f"--- {name}\n{self.said(name)}" for name in self._commands)
                 why = "the coordinator ended" if ended else f"waited {seconds:g} s"
                 raise AssertionError(f"{why}; {self.deployed.root}\n{said}")
-            time.sleep(_POLL_S)
+            time.sleep(every_s)
         self._keep_total()
 
     def _has_ended(self, name: str) -> bool:
