@@ -385,5 +385,5 @@ class Hospital:
                 again=again,
             )
         )
-        self._phase.finish(request.round_number)
+        self._phase.finish(request.round_number, of=len(answer.sealed))
         return answer

@@ -39,9 +39,15 @@ class Phase:
         spent = self.seconds.get(phase, 0.0) + time.monotonic() - began
         self.seconds[phase] = round(spent, 3)
 
-    def finish(self, round_number: int) -> None:
-        """Say that the site has answered, and waits."""
-        self._write({"round": round_number, "phase": "done", "done": 0, "of": 0})
+    def finish(self, round_number: int, *, sent: int = 0, of: int = 0) -> None:
+        """Say that the site has answered, and waits.
+
+        Args:
+            round_number: of the answer.
+            sent: bytes of the sealed answer that have left.
+            of: all of its bytes.
+        """
+        self._write({"round": round_number, "phase": "done", "done": sent, "of": of})
 
     def _write(self, state: dict[str, Any]) -> None:
         temporary = self._path.with_suffix(".part")

@@ -32,7 +32,7 @@ def serve_site(
         authority: certificate of the federation's CA.
         node_key: private key of this site's SuperNode, in OpenSSH's format.
         node_port: where the SuperNode listens for the ClientApp, on the loopback interface.
-        folder: for logs, the status and Flower's own files.
+        folder: for logs, the status and Flower's own files; it lies in the site's work folder.
 
     Raises:
         PortInUseError: another program listens on the SuperNode's port.
@@ -45,7 +45,7 @@ def serve_site(
         Program(
             "supernode",
             [
-                flower_program("flower-supernode"),
+                *(sys.executable, "-P", "-m", "sites.node_process", str(folder.parent)),
                 *("--superlink", superlink, "--root-certificates", str(authority)),
                 *("--auth-supernode-private-key", str(node_key)),
                 *("--host", "127.0.0.1", "--port", str(node_port)),

@@ -44,6 +44,7 @@ class RememberingLink:
 
     seen: list[Seen] = field(default_factory=list)
     answer: list[bytes] = field(default_factory=lambda: [ANSWER])
+    status: int = 200
     wait: threading.Event = field(default_factory=threading.Event)  # before the last piece
     silent: bool = False  # waits before the first one, too
     breaks: bool = False  # hangs up before the last piece
@@ -66,7 +67,7 @@ class RememberingLink:
             await self._waited()
         headers = [(b"content-type", b"application/x-protobuf"), (b"server", b"superlink")]
         headers.append((b"set-cookie", b"a=b"))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         for piece in self.answer[:-1]:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await self._waited()

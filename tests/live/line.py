@@ -41,6 +41,8 @@ class Line:
         """Where the site connects to."""
         self.bytes_up = 0
         """Bytes that have passed towards the gateway."""
+        self.refused = 0
+        """Connections that came while it was cut."""
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +54,10 @@ class Line:
         self._loop.close()
 
     def cut(self) -> None:
-        """Close all connections, and every new one, until it is mended."""
+        """Close all connections, and every new one once it has said something, until it is mended.
+
+        To the one who connects it is as if a forwarder of ports found nobody behind it.
+        """
         self._cut = True
         self._do(self._close())
 
@@ -82,6 +87,8 @@ class Line:
         writers = [back]
         try:
             if self._cut:
+                await near.read(_PIECE)  # unread, it would make the end of the connection another
+                self.refused += 1
                 return
             far, forth = await asyncio.open_connection("127.0.0.1", self._port)
             writers.append(forth)

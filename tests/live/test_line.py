@@ -48,7 +48,9 @@ def test_a_line_that_is_cut_ends_what_passes_and_lets_nothing_new_through() -> N
         assert far.recv(10) == b""
         far.close()
         with socket.create_connection(("127.0.0.1", line.port), timeout=10) as new:
+            new.sendall(b"hello")
             assert new.recv(10) == b""
+        assert line.refused == 1
         line.mend()
         with socket.create_connection(("127.0.0.1", line.port), timeout=10) as new:
             new.sendall(b"again")

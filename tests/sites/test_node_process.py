@@ -1,0 +1,61 @@
+"""The SuperNode's own process: what it outlives, and when it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from flwr.proto.fleet_pb2 import ActivateNodeResponse
+
+from sites.flower import flower_environment
+from tests.coordinator.certificates import write_certificates
+from tests.coordinator.gateway_in_threads import Site, gateway, wait_until
+from tests.deployed import free_port
+from tests.live.line import Line
+
+_PULL = b"/v1/fleet/pull-messages"
+
+
+def _asks_again(site: Site) -> Callable[[], bool]:
+    """Whether the SuperNode has asked for messages since."""
+    before = sum(seen.path == _PULL for seen in site.link.seen)
+    return lambda: sum(seen.path == _PULL for seen in site.link.seen) > before
+
+
+def test_a_supernode_outlives_hang_ups_in_the_handshake_and_ends_when_it_gives_up(
+    tmp_path: Path,
+) -> None:
+    write_certificates(tmp_path)
+    log = tmp_path / "supernode.log"
+    with gateway(tmp_path) as site, Line(site.port) as line, log.open("wb") as output:
+        site.link.answer = [ActivateNodeResponse(node_id=7).SerializeToString()]
+        form = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        key = site.key.private_bytes(serialization.Encoding.PEM, *form)
+        (tmp_path / "node.key").write_bytes(key)
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "sites.node_process", tmp_path),
+                *("--superlink", f"127.0.0.1:{line.port}"),
+                *("--root-certificates", tmp_path / "ca.crt"),
+                *("--auth-supernode-private-key", tmp_path / "node.key"),
+                *("--host", "127.0.0.1", "--port", str(free_port()), "--isolation", "process"),
+            ],
+            env=flower_environment(tmp_path / "flower"),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until(_asks_again(site))
+            line.cut()
+            wait_until(lambda: line.refused > 0)
+            line.mend()
+            wait_until(_asks_again(site))
+            site.link.status = 400
+            assert process.wait(timeout=30) == 1
+        finally:
+            process.kill()
+            process.wait()
+    assert b"SSL/TLS handshake error" not in log.read_bytes()
