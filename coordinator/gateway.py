@@ -14,7 +14,7 @@ import base64
 import binascii
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Final
 
@@ -27,6 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 from coordinator.peers import Peers, TooManyError, peer_of
 from ppfl.errors import KeyMaterialError
 from ppfl.settings import GatewayLimits
+from ppfl.uploads import Uploads
 
 FLEET_ROUTES: Final = frozenset(
     f"/v1/fleet/{name}"
@@ -47,6 +48,7 @@ FLEET_ROUTES: Final = frozenset(
 ``unregister-node``, where nodes authenticate."""
 
 _HEALTH, _OBJECT = "/health", "/v1/fleet/push-object"
+_ANNOUNCE, _PULL = "/v1/fleet/push-messages", "/v1/fleet/pull-messages"
 _NODE_KEY, _SIGNATURE, _SIGNED = b"flwr-public-key", b"flwr-signature", b"flwr-timestamp"
 _VERSION, _FLOWER = b"flwr-package-version", version("flwr")
 _REQUEST_HEADERS = frozenset(
@@ -88,8 +90,10 @@ class Gateway:
         upstream: a client of SuperLink, with its address as ``base_url``.
         node_keys: the sites' keys, from :func:`read_node_keys`. SuperLink checks a site's key
             itself, but only after it has read a request's body into memory; here the head decides.
+        names: the sites' names by the same bytes.
         limits: what one peer may ask.
         peers: whose requests are counted; shared with the server that counts connections.
+        uploads: what comes in of each site's answer.
     """
 
     def __init__(
@@ -97,11 +101,13 @@ class Gateway:
         upstream: httpx.AsyncClient,
         *,
         node_keys: Mapping[bytes, ec.EllipticCurvePublicKey],
+        names: Mapping[bytes, str],
         limits: GatewayLimits,
         peers: Peers,
+        uploads: Uploads,
     ) -> None:
-        self._upstream, self._node_keys = upstream, node_keys
-        self._limits, self._peers = limits, peers
+        self._upstream, self._node_keys, self._names = upstream, node_keys, names
+        self._limits, self._peers, self._uploads = limits, peers, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -134,17 +140,22 @@ class Gateway:
         path = _check_target(scope)
         _check_head(headers, self._limits.head_bytes)
         if path == _HEALTH:
-            request = self._upstream.build_request("GET", _HEALTH)
-        else:
-            _check_signature(headers, self._node_keys)
-            _check_version(headers)
-            limit = self._limits.object_bytes if path == _OBJECT else self._limits.message_bytes
-            request = self._upstream.build_request(
-                "POST",
-                path,
-                headers=[*_kept(headers, limit), (b"x-forwarded-for", peer.encode())],
-                content=self._body(receive, limit),
-            )
+            await self._pass_on(self._upstream.build_request("GET", _HEALTH), answer)
+            return
+        site = self._names[_check_signature(headers, self._node_keys)]
+        _check_version(headers)
+        if path == _ANNOUNCE:
+            self._uploads.begin(site)
+        elif path == _PULL:  # a SuperNode that asks for messages has sent its answer, or lost it
+            self._uploads.end(site)
+        limit = self._limits.object_bytes if path == _OBJECT else self._limits.message_bytes
+        kept = [*_kept(headers, limit), (b"x-forwarded-for", peer.encode())]
+        with self._uploads.counting(site if path == _OBJECT else "") as count:
+            body = self._body(receive, limit, count)
+            request = self._upstream.build_request("POST", path, headers=kept, content=body)
+            await self._pass_on(request, answer)
+
+    async def _pass_on(self, request: httpx.Request, answer: _Answer) -> None:
         response = await self._upstream.send(request, stream=True)
         try:
             kept = [h for h in response.headers.raw if h[0].lower() in _RESPONSE_HEADERS]
@@ -155,7 +166,9 @@ class Gateway:
         finally:
             await response.aclose()
 
-    async def _body(self, receive: Receive, limit: int) -> AsyncIterator[bytes]:
+    async def _body(
+        self, receive: Receive, limit: int, count: Callable[[int], None]
+    ) -> AsyncIterator[bytes]:
         size, more = 0, True
         while more:
             async with asyncio.timeout(self._limits.stall_s):
@@ -167,6 +180,7 @@ class Gateway:
             if size > limit:
                 raise _RefusedError(413, f"a body of more than {limit} bytes")
             if piece:
+                count(len(piece))
                 yield piece
 
 
@@ -255,8 +269,8 @@ def _check_head(headers: list[tuple[bytes, bytes]], limit: int) -> None:
 
 def _check_signature(
     headers: list[tuple[bytes, bytes]], keys: Mapping[bytes, ec.EllipticCurvePublicKey]
-) -> None:
-    """Make sure that a site signed the request's time, as Flower's SuperNode does.
+) -> bytes:
+    """Which of the keys signed the request's time, as Flower's SuperNode does.
 
     How old the signature may be, and whose node the request may speak for, SuperLink checks.
     """
@@ -268,6 +282,7 @@ def _check_signature(
         keys[name].verify(signature, time, ec.ECDSA(hashes.SHA256()))
     except (KeyError, ValueError, binascii.Error, InvalidSignature):
         raise _RefusedError(401, "not signed by a site's key") from None
+    return name
 
 
 def _check_version(headers: list[tuple[bytes, bytes]]) -> None:

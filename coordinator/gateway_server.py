@@ -27,6 +27,7 @@ from coordinator.gateway import Gateway, log_refusal, read_node_keys
 from coordinator.peers import Peers, TooManyError, peer_of
 from ppfl.errors import PortInUseError, RunError
 from ppfl.settings import GatewayLimits, Section, read_settings
+from ppfl.uploads import Uploads
 
 _BACKLOG = 128
 _LOG_BYTES, _LOGS = 10_000_000, 5
@@ -44,8 +45,11 @@ class GatewaySettings(Section):
     certificate_key: Path
     superlink: str = Field(description="https://127.0.0.1:PORT")
     authority: Path = Field(description="certificate of the CA that SuperLink's is checked by")
-    node_keys: tuple[str, ...] = Field(description="the sites' keys, in OpenSSH's format")
+    sites: dict[str, str] = Field(
+        description="the sites' keys, in OpenSSH's format, by their names"
+    )
     log: Path
+    uploads: Path = Field(description="file that says how much of each site's answer has come in")
     limits: GatewayLimits = GatewayLimits()
 
 
@@ -224,7 +228,14 @@ def create_server(settings: GatewaySettings) -> GatewayServer:
     )
     peers = Peers(limits)
     app = Gateway(
-        upstream, node_keys=read_node_keys(settings.node_keys), limits=limits, peers=peers
+        upstream,
+        node_keys=read_node_keys(settings.sites.values()),
+        names={
+            key: site for site, line in settings.sites.items() for key in read_node_keys([line])
+        },
+        limits=limits,
+        peers=peers,
+        uploads=Uploads(settings.uploads),
     )
     try:
         family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET

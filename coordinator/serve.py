@@ -23,6 +23,7 @@ from ppfl.federation import read_journal, read_last_event
 from ppfl.federation.journal import INTERNAL, AnyEvent, RoundClosed, StudyClosed, StudyFailed
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
+from ppfl.uploads import UPLOADS
 from sites.flower import flower_environment, flower_program, write_secret
 
 _LOOK_S = 2.0  # between two looks at SuperLink
@@ -123,8 +124,9 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
         certificate_key=place.certificate_key,
         superlink=f"https://{here}",
         authority=place.authority,
-        node_keys=tuple(place.sites.values()),
+        sites=dict(place.sites),
         log=place.folder / "requests.log",
+        uploads=place.run / UPLOADS,
         limits=place.limits,
     )
     written = place.folder / "gateway.toml"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from ppfl.federation.journal import (
 )
 from ppfl.running import Running, read_running
 from ppfl.settings import CoordinatorFile, Study
+from ppfl.uploads import UPLOADS, Sending, read_uploads
 
 State = Literal["not begun", "running", "stopped", "closed"]
 
@@ -82,7 +84,8 @@ def read_progress(study: Study, run: Path) -> Progress:
 class Status:
     """What a coordinator does.
 
-    ``connected`` are the sites that SuperLink has on the line, None where it does not answer.
+    ``connected`` are the sites that SuperLink has on the line, None where it does not answer;
+    ``sending`` is what comes in just now of the sites' answers.
     """
 
     study: Study
@@ -90,6 +93,7 @@ class Status:
     running: Running
     progress: Progress
     connected: frozenset[str] | None
+    sending: Mapping[str, Sending]
 
     def to_table(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
@@ -99,6 +103,7 @@ class Status:
                 "name": name,
                 "connected": None if self.connected is None else name in self.connected,
                 "last": last,
+                "sending": asdict(self.sending[name]) if name in self.sending else None,
             }
             for name, last in progress.pop("sites").items()
         ]
@@ -123,7 +128,7 @@ class Status:
             line = "" if self.connected is None else "connected; "
             if self.connected is not None and name not in self.connected:
                 line = "not connected; "
-            yield f"site {name}: {line}{last}"
+            yield f"site {name}: {line}{last}{_tell(self.sending.get(name))}"
         for program in self.running.programs:
             where = f", process {program['pid']}" if program["pid"] else ""
             yield f"{program['name']}: {program['state']}{where}, started {program['starts']} times"
@@ -147,8 +152,17 @@ def read_status(settings: CoordinatorFile, folder: Path) -> Status:
         state = "closed"
     elif running.pid is None and not progress.begun:
         state = "not begun"
-    connected = _connected(settings) if running.pid is not None else None
-    return Status(study, state, running, progress, connected)
+    connected, sending = None, dict[str, Sending]()
+    if running.pid is not None:
+        connected, sending = _connected(settings), read_uploads(settings.run / UPLOADS)
+    return Status(study, state, running, progress, connected, sending)
+
+
+def _tell(sending: Sending | None) -> str:
+    if sending is None:
+        return ""
+    ago_s = max(time.time() - sending.last, 0.0)
+    return f"; sends, {sending.bytes / 1e6:.1f} MB so far, the last of it {ago_s:.0f} s ago"
 
 
 def _connected(settings: CoordinatorFile) -> frozenset[str] | None:

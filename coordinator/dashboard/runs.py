@@ -15,6 +15,7 @@ from coordinator.dashboard.log import Filter, Log
 from coordinator.dashboard.state import RunState
 from ppfl.errors import RunError
 from ppfl.federation import JournalReader
+from ppfl.uploads import UPLOADS, read_uploads
 
 _READ_BYTES = 512 * 1024  # at one time, so that pages are answered meanwhile
 _RESCAN_S = 2.0
@@ -43,6 +44,8 @@ class LiveRun:
         with self._lock:
             read = self._read()
             self._state.tick(time.time())
+            if self._state.state == "running":
+                self._state.note_uploads(read_uploads(self.folder / UPLOADS))
             return read
 
     def increment(self, seen: str) -> tuple[str, str] | None:

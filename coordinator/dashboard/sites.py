@@ -17,7 +17,9 @@ class SiteState:
     ``phase`` is what the journal says: expected, enrolled, working, done, late, lost, refused,
     stopped. A site tells nothing between a request and its answer, so what a working one does is
     estimated: ``expected`` are the steps of its last answer and their seconds. Times are seconds
-    since 1970; ``seconds`` is how long its last answer took, from request to arrival.
+    since 1970; ``seconds`` is how long its last answer took, from request to arrival. ``sent`` are
+    the bytes that have come in of an answer which is on its way, None while there is none: they
+    are the gateway's count, not the journal's.
     """
 
     phase: str = "expected"
@@ -33,6 +35,7 @@ class SiteState:
     xray_bytes: int = 0
     bytes_down: int = 0
     clipped: int = 0
+    sent: int | None = None
 
     def ask(self, number: int, since: float) -> None:
         """It was asked for an update."""
@@ -66,6 +69,7 @@ class SiteState:
                 "mean_xrays": [int(self.xray_bytes > 0), self.xray_bytes],
             },
             "clipped": self.clipped,
+            "sent": self.sent,
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -26,6 +27,7 @@ from ppfl.federation.journal import (
     StudyStarted,
 )
 from ppfl.report.summary import summarise_round
+from ppfl.uploads import Sending
 
 _GRACE_S = 180.0  # beyond a round's deadline, for what is lost and comes back
 _ROUNDS = 5  # the last ones, by which the next are estimated
@@ -110,6 +112,13 @@ class RunState:
             if state != self.state:
                 self.state = state
                 self.changes.note("now")
+
+    def note_uploads(self, sending: Mapping[str, Sending]) -> None:
+        """Take in what comes in of the sites' answers just now."""
+        for name, site in self._sites.items():
+            sent = sending[name].bytes if name in sending else None
+            if sent != site.sent:
+                self._site(name).sent = sent
 
     def to_json(self, revision: int) -> str:
         """All that changed after a revision, as one JSON object; all there is, after 0."""

@@ -160,8 +160,9 @@ def gateway(
             certificate_key=folder / "server.key",
             superlink=f"http://127.0.0.1:{inside.getsockname()[1]}",
             authority=folder / "ca.crt",
-            node_keys=(openssh_line(key),),
+            sites={"alpha": openssh_line(key)},
             log=folder / "gateway.log",
+            uploads=folder / "uploads.json",
             limits=limits or GatewayLimits(),
         )
         front = create_server(settings)

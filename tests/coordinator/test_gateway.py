@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from coordinator.gateway import FLEET_ROUTES, read_node_keys
 from ppfl.errors import KeyMaterialError
+from ppfl.uploads import read_uploads
 from tests.coordinator.certificates import write_certificates
 from tests.coordinator.gateway_in_threads import ANSWER, Site, gateway, read_answer, wait_until
 
@@ -276,6 +278,26 @@ def test_a_refusal_is_logged_without_what_the_request_brought(
         "refused 127.0.0.1: POST '/v1/control/start-run': a query",
     ]
     assert "secret" not in caplog.text
+
+
+def test_what_comes_in_of_an_answer_is_counted_and_what_breaks_off_is_not(site: Site) -> None:
+    def sending() -> dict[str, int]:
+        found = read_uploads(site.folder / "uploads.json")
+        return {name: each.bytes for name, each in found.items()}
+
+    site.ask(site.post(_PUSH, b"announced by nobody"))
+    assert sending() == {}
+    site.ask(site.post(b"/v1/fleet/push-messages"))
+    assert sending() == {"alpha": 0}
+    with site.connection() as wrapped:
+        wrapped.sendall(site.post(_PUSH, bytes(3_000_000))[:-1])
+        wait_until(lambda: site.link.seen[-1].body > 2_000_000)
+    wait_until(lambda: not site.server.server_state.connections)
+    time.sleep(1.1)  # what comes is written down once a second
+    site.ask(site.post(_PUSH, bytes(1_000_000)))
+    assert 0 < sending()["alpha"] <= 1_000_000
+    site.ask(site.post(_PULL))
+    assert sending() == {}
 
 
 def test_a_key_that_is_none_is_named(site: Site) -> None:

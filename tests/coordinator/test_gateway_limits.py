@@ -235,8 +235,9 @@ def test_what_cannot_be_listened_with_is_said(certificates: Path) -> None:
         certificate_key=certificates / "server.key",
         superlink="http://127.0.0.1:1",
         authority=certificates / "ca.crt",
-        node_keys=(),
+        sites={},
         log=certificates / "gateway.log",
+        uploads=certificates / "uploads.json",
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = settings.model_copy(update={"port": taken.getsockname()[1]})

@@ -31,6 +31,7 @@ from ppfl.federation.journal import (
 )
 from ppfl.running import Running
 from ppfl.settings import CoordinatorFile, Study
+from ppfl.uploads import Uploads
 from simulations.main import _app
 from tests.deployed import SITES, draft
 
@@ -107,8 +108,8 @@ def test_a_study_is_followed_from_draft_to_end(folder: Path) -> None:
     told = _status(folder)
     assert (told["state"], told["round"], told["complete"], told["rounds"]) == ("stopped", 2, 1, 10)
     assert told["sites"] == [
-        {"name": "alpha", "connected": None, "last": "answered in round 2"},
-        {"name": "beta", "connected": None, "last": "answered in round 1"},
+        {"name": "alpha", "connected": None, "last": "answered in round 2", "sending": None},
+        {"name": "beta", "connected": None, "last": "answered in round 1", "sending": None},
     ]
     _write(folder, SiteAskedAgain(round=2, site="beta", code="flower-5"))
     assert _status(folder)["sites"][1]["last"] == "lost in round 2, asked again: flower-5"
@@ -132,13 +133,16 @@ def test_what_runs_and_who_is_connected(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(coordinator.status, "read_running", lambda _: running)
     monkeypatch.setattr(coordinator.status, "_connected", lambda _: frozenset({"alpha"}))
     _write(folder, *_FIRST, *_LOST)
+    uploads = Uploads(folder / "run" / "uploads.json")
+    uploads.begin("beta")
     result = CliRunner().invoke(_app, ["coordinator", "status", str(folder)])
     assert result.stdout.splitlines() == [
         "study tiny: running",
         "rounds: 1 of 10 complete, round 2 begun",
         "the last run ended: quorum: One of two.",
         "site alpha: connected; answered in round 2",
-        "site beta: not connected; failed in round 2: deadline",
+        "site beta: not connected; failed in round 2: deadline; sends, 0.0 MB so far, the last of it "
+        "0 s ago",
         "superlink: running, process 7, started 2 times",
         "gateway: ended, started 2 times",
     ]

@@ -6,7 +6,8 @@ const LATE = 1.5; // times as long as last time, and a few seconds more
 export function estimate(site, now) {
   if (site.phase !== "working") return { phase: site.phase, part: site.phase === "done" ? 1 : null, left: null };
   const total = site.expected.reduce((sum, [, seconds]) => sum + seconds, 0);
-  if (!total) return { phase: "working", part: null, left: null };
+  const sends = site.sent !== null;
+  if (!total) return { phase: sends ? "uploading" : "working", part: null, left: null };
   const spent = Math.max(now - site.since, 0);
   if (spent > LATE * total + 10) return { phase: "late", part: null, left: null, over: spent - total };
   let before = 0;
@@ -18,7 +19,7 @@ export function estimate(site, now) {
       break;
     }
   }
-  return { phase: `≈ ${phase}`, part: Math.min(spent / total, 0.99), left: Math.max(total - spent, 0) };
+  return { phase: sends ? "uploading" : `≈ ${phase}`, part: Math.min(spent / total, 0.99), left: Math.max(total - spent, 0) };
 }
 
 // The seconds that a round still takes, and all rounds: null where not known.

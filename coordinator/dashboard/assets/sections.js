@@ -96,7 +96,8 @@ export function showSites(run, names, clock) {
     const found = estimate(site, clock);
     phase.firstChild.className = ["lost", "late", "refused", "stopped"].includes(found.phase) ? "bad" : "";
     say(phase.firstChild, found.phase);
-    say(phase.lastChild, site.note || (found.over ? `${duration(found.over)} longer than last time` : ""));
+    const over = found.over ? `${duration(found.over)} longer than last time` : "";
+    say(phase.lastChild, site.note || (site.sent === null ? over : `${bytes(site.sent)} have come in`));
     if (found.part === null) progress.replaceChildren();
     else {
       if (!progress.firstChild) progress.append(make("progress", { max: 1, "aria-label": `${name} in round ${site.round}` }));

@@ -19,6 +19,7 @@ from ppfl.federation.journal import (
     SiteFailed,
     StudyFailed,
 )
+from ppfl.uploads import Sending
 from tests.coordinator.dashboard.studies import (
     CLASSES,
     SITES,
@@ -180,3 +181,13 @@ def test_of_several_runs_in_one_journal_the_last_is_shown() -> None:
 def test_the_overview_tells_the_last_accuracy() -> None:
     state = _state(*_BEGUN, released(0), released(1))
     assert state.to_overview()["accuracy"] == pytest.approx(1 - 0.6 * 0.7)
+
+
+def test_what_comes_in_of_an_answer_is_shown_while_it_does() -> None:
+    state = _state(*_BEGUN, _ASKED)
+    revision = state.changes.revision
+    state.note_uploads({"north": Sending(3_000_000, began=0.0, last=1.0)})
+    changed = json.loads(state.to_json(revision))["sites"]
+    assert {name: row["sent"] for name, row in changed.items()} == {"north": 3_000_000}
+    state.note_uploads({})
+    assert _all(state)["sites"]["north"]["sent"] is None
