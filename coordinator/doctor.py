@@ -15,8 +15,7 @@ from ppfl.errors import KitError, ModelError, PpflError
 from ppfl.federation.cards import grouped
 from ppfl.federation.kit import Kit
 from ppfl.findings import Finding, examine_one
-from ppfl.learning.files import load_model
-from ppfl.learning.models import parameters_sha256
+from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.running import read_running, require_free_port
 from ppfl.settings import Connection, CoordinatorFile, Study
 from sites.doctor import tell_days, tell_disk, tell_memory, tell_traffic

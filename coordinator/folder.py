@@ -41,10 +41,8 @@ from ppfl.federation.cards import Card
 from ppfl.federation.ceremony import Ceremony
 from ppfl.federation.kit import Kit, require_encryption
 from ppfl.federation.site_keys import SITE_KEYS, SiteKeys
-from ppfl.learning.files import load_model
-from ppfl.learning.models import parameters_sha256
+from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.settings import CoordinatorFile, Study, check_settings
-from simulations.prepare import write_start
 
 COORDINATOR_FILE = "coordinator.toml"
 _AUTHORITY_DAYS = 3650
@@ -248,6 +246,8 @@ def _start(draft: Study, path: Path, *, weights: Path | None) -> str:
     """The digest of the starting parameters, made here if the study does not name them yet."""
     named = draft.model.start_sha256
     if not named:
+        from simulations.prepare import write_start  # torch, which `run` and `status` do without
+
         return write_start(draft, path, weights=weights)
     found = parameters_sha256(load_model(path)[0])
     if found != named:

@@ -19,12 +19,11 @@ from ppfl.crypto import (
 from ppfl.crypto.signing import create_signing_key
 from ppfl.errors import DataError, RunError, SettingsError
 from ppfl.federation.site_keys import JOURNAL_KEY, SITE_KEYS, SiteKeys
-from ppfl.learning.files import save_model
+from ppfl.learning.files import parameters_sha256, save_model
 from ppfl.learning.models import (
     build_model,
     get_parameters,
     load_pretrained,
-    parameters_sha256,
     shared_names,
 )
 from ppfl.learning.sources import read_records, write_manifest

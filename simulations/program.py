@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+
+from sites.printing import run_command
+
+_LIGHT = {
+    ("dashboard",): "coordinator.dashboard.command:show_dashboard",
+    ("coordinator", "run"): "coordinator.run_command:run_coordinator",
+    ("coordinator", "status"): "coordinator.status_command:show_status",
+    ("coordinator", "stop"): "coordinator.status_command:stop_coordinator",
+    ("site", "run"): "sites.run_command:run_site",
+}
+"""Commands that stay for weeks, or are given often, and train nothing: they load no torch."""
 
 
 def main() -> None:
-    """Run the command line; the dashboard without loading what training needs."""
-    if sys.argv[1:2] == ["dashboard"]:
-        from coordinator.dashboard.__main__ import main as run
+    """Run the command line."""
+    for words, place in _LIGHT.items():
+        if tuple(sys.argv[1 : 1 + len(words)]) == words:
+            module, _, name = place.partition(":")
+            sys.argv[: 1 + len(words)] = [" ".join(("ppfl", *words))]
+            run_command(getattr(import_module(module), name))
+            return
+    from simulations.main import main as run
 
-        sys.argv[:2] = ["ppfl dashboard"]
-    else:
-        from simulations.main import main as run
     run()

@@ -8,9 +8,8 @@ from pathlib import Path
 import ppfl
 import sites
 from ppfl.crypto import PublicKey, read_private_key
-from ppfl.errors import ApprovalError, SettingsError, StudyMismatchError
+from ppfl.errors import ApprovalError, KeyMismatchError, SettingsError, StudyMismatchError
 from ppfl.settings import SiteFile, Study
-from sites.vectors import require_study_key
 
 _PACKAGES = (ppfl, sites)
 _SUFFIXES = (".py", ".so")
@@ -56,6 +55,20 @@ def check_key(site: SiteFile) -> PublicKey:
     public = read_private_key(site.key, passphrase=site.passphrase()).public
     require_study_key(Study.read(site.study), public)
     return public
+
+
+def require_study_key(study: Study, public: PublicKey) -> None:
+    """Check that a key is the one that a study names.
+
+    Raises:
+        KeyMismatchError: it is not.
+    """
+    if public.fingerprint != study.encryption.key_fingerprint:
+        raise KeyMismatchError(
+            f"study {study.name} names key {study.encryption.key_fingerprint[:16]}…, "
+            f"this key is {public.fingerprint[:16]}…",
+            hint="compare the fingerprints with the other sites by telephone",
+        )
 
 
 def code_sha256() -> str:

@@ -36,6 +36,13 @@ def run_command_line(app: Callable[[], None]) -> None:
         sys.exit(exit_code_of(error))
 
 
+def run_command(command: Callable[..., None]) -> None:
+    """Run a single command without the others, from the arguments of this process."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    run_command_line(app)
+
+
 def talk_of_processes(first: str) -> None:
     """Say a first line on stderr, and from then on what the supervised programs come to."""
     typer.echo(first, err=True)

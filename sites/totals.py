@@ -23,12 +23,11 @@ from ppfl.errors import (
 )
 from ppfl.federation import Opened, VectorPlan
 from ppfl.federation.xray_sums import XRaySums
-from ppfl.learning.files import load_model, save_model
+from ppfl.learning.files import load_model, parameters_sha256, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.models import (
     build_model,
     get_parameters,
-    parameters_sha256,
     set_parameters,
     shared_names,
 )

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from ppfl.codec import PackedSuite, Suite, UnsafePlaintextSuite
 from ppfl.crypto import EngineName, PrivateKey, PublicKey, create_engine
-from ppfl.errors import KeyMismatchError, SettingsError
+from ppfl.errors import SettingsError
 from ppfl.federation import VectorPlan
 from ppfl.learning.metrics import EvaluationCounts
 from ppfl.settings import Study
+from sites.approval import require_study_key
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -60,20 +61,6 @@ def create_suite(
         public, private, name=engine, threads=threads or None, s=study.encryption.s
     )
     return PackedSuite(arithmetic, **bits)
-
-
-def require_study_key(study: Study, public: PublicKey) -> None:
-    """Check that a key is the one that a study names.
-
-    Raises:
-        KeyMismatchError: it is not.
-    """
-    if public.fingerprint != study.encryption.key_fingerprint:
-        raise KeyMismatchError(
-            f"study {study.name} names key {study.encryption.key_fingerprint[:16]}…, "
-            f"this key is {public.fingerprint[:16]}…",
-            hint="compare the fingerprints with the other sites by telephone",
-        )
 
 
 def shapes_of(parameters: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[int, ...]]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import typer
-
 from coordinator.dashboard.command import show_dashboard
-from sites.printing import run_command_line
+from sites.printing import run_command
 
 
 def main() -> None:
     """Run the command `ppfl dashboard` from the arguments after it."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(show_dashboard)
-    run_command_line(app)
+    run_command(show_dashboard)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
-"""Files that hold a model's tensors."""
+"""Files that hold a model's tensors, and the digest by which two parties compare them.
+
+torch is loaded for pretrained weights only: the coordinator reads parameters as arrays.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-import safetensors.torch
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ppfl.errors import ModelError
 from ppfl.files import replace_private
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ORDER = "ppfl_order"  # safetensors sorts its tensors; the digest and the layout need their order
 
@@ -69,6 +74,19 @@ def load_model(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, st
     return {name: tensors[name] for name in order}, metadata
 
 
+def parameters_sha256(parameters: Mapping[str, NDArray[np.float32]]) -> str:
+    """SHA-256 in hexadecimal over the parameters in their order.
+
+    For each tensor: the JSON of ``[name, shape]``, a line feed, the values as little-endian
+    float32 in C order. Any change of a name, a shape, the order or one bit changes the digest.
+    """
+    digest = hashlib.sha256()
+    for name, array in parameters.items():
+        digest.update(json.dumps([name, list(array.shape)]).encode() + b"\n")
+        digest.update(np.asarray(array, dtype="<f4", order="C").tobytes())
+    return digest.hexdigest()
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of pretrained weights: ``.npz``, ``.safetensors``, ``.pth`` or ``.pt``.
 
@@ -77,6 +95,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: the file is missing, damaged, of another kind, or no flat table of tensors.
     """
+    import safetensors.torch
+    import torch
+
     try:
         match path.suffix:
             case ".npz":
@@ -104,7 +125,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ) as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(f"{path}: not a readable file of weights: {reason}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(t, torch.Tensor) for t in tensors.values()
+    ):
         raise ModelError(
             f"{path}: expected a flat table of named tensors (a state dict), got something else",
             hint="save model.state_dict() and nothing around it",

@@ -10,9 +10,7 @@ arXiv:1912.00818, 2019.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -203,19 +201,6 @@ def set_parameters(model: nn.Module, parameters: Mapping[str, NDArray[np.float32
             raise NotFiniteError(f"{name}: NaN or infinity")
     for name, array in parameters.items():
         own[name].copy_(torch.tensor(array))
-
-
-def parameters_sha256(parameters: Mapping[str, NDArray[np.float32]]) -> str:
-    """SHA-256 in hexadecimal over the parameters in their order.
-
-    For each tensor: the JSON of ``[name, shape]``, a line feed, the values as little-endian
-    float32 in C order. Any change of a name, a shape, the order or one bit changes the digest.
-    """
-    digest = hashlib.sha256()
-    for name, array in parameters.items():
-        digest.update(json.dumps([name, list(array.shape)]).encode() + b"\n")
-        digest.update(np.asarray(array, dtype="<f4", order="C").tobytes())
-    return digest.hexdigest()
 
 
 def as_tensor(images: NDArray[np.uint8]) -> Tensor:

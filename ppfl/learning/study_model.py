@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppfl.errors import ModelError
-from ppfl.learning.files import load_model, save_model
+from ppfl.learning.files import load_model, parameters_sha256, save_model
 from ppfl.learning.images import ImageSet
 from ppfl.learning.metrics import EvaluationCounts, evaluate, predict
-from ppfl.learning.models import build_model, get_parameters, parameters_sha256, set_parameters
+from ppfl.learning.models import build_model, get_parameters, set_parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)

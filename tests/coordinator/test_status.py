@@ -141,8 +141,8 @@ def test_what_runs_and_who_is_connected(folder: Path, monkeypatch: pytest.Monkey
         "rounds: 1 of 10 complete, round 2 begun",
         "the last run ended: quorum: One of two.",
         "site alpha: connected; answered in round 2",
-        "site beta: not connected; failed in round 2: deadline; sends, 0.0 MB so far, the last of it "
-        "0 s ago",
+        "site beta: not connected; failed in round 2: deadline; "
+        "sends, 0.0 MB so far, the last of it 0 s ago",
         "superlink: running, process 7, started 2 times",
         "gateway: ended, started 2 times",
     ]

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppfl.errors import ModelError, NotFiniteError
-from ppfl.learning.files import load_model, save_model
+from ppfl.learning.files import load_model, parameters_sha256, save_model
 from ppfl.learning.models import (
     batch_norm_layers,
     build_model,
     get_parameters,
     load_pretrained,
     network_input,
-    parameters_sha256,
     set_parameters,
     shared_names,
 )

@@ -14,8 +14,9 @@ from torch import nn
 
 from ppfl.errors import DataError, NotFiniteError, RoundError
 from ppfl.learning import training
+from ppfl.learning.files import parameters_sha256
 from ppfl.learning.images import ImageSet
-from ppfl.learning.models import batch_norm_layers, build_model, get_parameters, parameters_sha256
+from ppfl.learning.models import batch_norm_layers, build_model, get_parameters
 from ppfl.learning.training import TrainingResult, learning_rate_at, train_locally
 from ppfl.settings import TrainingOptions
 

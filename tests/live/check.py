@@ -9,8 +9,7 @@ import numpy as np
 
 from ppfl.crypto import read_private_key
 from ppfl.federation.journal import RoundClosed, StudyClosed
-from ppfl.learning.files import load_model
-from ppfl.learning.models import parameters_sha256
+from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.settings import SiteFile, Study
 from sites.vectors import create_suite, shapes_of, update_plan
 from tests.deployed import Deployed

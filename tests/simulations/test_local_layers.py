@@ -18,9 +18,9 @@ from coordinator.rounds import Coordinator
 from ppfl.errors import MalformedMessageError, ModelError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import RoundClosed, SiteFailed, StudyClosed, StudyStarted
-from ppfl.learning.files import load_model, save_model
+from ppfl.learning.files import load_model, parameters_sha256, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
-from ppfl.learning.models import build_model, get_parameters, parameters_sha256
+from ppfl.learning.models import build_model, get_parameters
 from ppfl.learning.study_model import StudyModel
 from ppfl.report import summarise
 from ppfl.settings import SiteFile, Study

@@ -25,8 +25,7 @@ from ppfl.federation.journal import (
     StudyFailed,
     StudyStarted,
 )
-from ppfl.learning.files import load_model
-from ppfl.learning.models import parameters_sha256
+from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.settings import SiteFile
 from simulations.local_grid import LocalGrid
 from sites.client_app import app
