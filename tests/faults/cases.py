@@ -144,27 +144,22 @@ def _fill(path: Path) -> None:
 def _cut(live: LiveFederation, line: Line) -> None:
     _half_sent(live, line)
     line.cut()
-    _wait(live, _DOWN_S)
+    live.hold(_DOWN_S)
     line.mend()
 
 
 def _stall(live: LiveFederation, line: Line) -> None:
     _half_sent(live, line)
     line.stall()
-    _wait(live, 2.5 * _DOWN_S)  # longer than the gateway waits for the next piece
+    live.hold(2.5 * _DOWN_S)  # longer than the gateway waits for the next piece
     line.mend()
 
 
 def _half_sent(live: LiveFederation, line: Line) -> None:
     """Wait until half of an update is on its way in the round."""
-    live.wait_for(lambda: live.is_in(STRUCK, "done", ROUND), seconds=_LONG_S)
+    live.wait_for(lambda: live.has_sealed(STRUCK, ROUND), seconds=_LONG_S)
     before = line.bytes_up
     live.wait_for(lambda: line.bytes_up > before + 400_000, seconds=_LONG_S)
-
-
-def _wait(live: LiveFederation, seconds: float) -> None:
-    with suppress(AssertionError):
-        live.wait_for(lambda: False, seconds=seconds)
 
 
 # a file system of its own for one folder, in a name space of its own: nothing outside sees it

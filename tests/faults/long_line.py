@@ -58,9 +58,9 @@ def _nothing(_live: LiveFederation, _line: Line) -> None:
     pass
 
 
-def _cut(_live: LiveFederation, line: Line) -> None:
+def _cut(live: LiveFederation, line: Line) -> None:
     line.cut()
-    time.sleep(_DOWN_S)
+    live.hold(_DOWN_S)
     line.mend()
 
 
@@ -89,7 +89,7 @@ def _measure(what: str, strike: Strike, prepared: Deployed, replay: Replay, fold
         connect(live.deployed.site(_FAR), threads=1, port=line.port)
         began = time.monotonic()
         live.start_all()
-        live.wait_for(lambda: live.is_in(_FAR, "done", 1), seconds=_LONG_S)
+        live.wait_for(lambda: live.has_sealed(_FAR, 1), seconds=_LONG_S)
         sealed, before = time.monotonic(), line.bytes_up
         live.wait_for(lambda: line.bytes_up > before + 3_000_000, seconds=_LONG_S)
         strike(live, line)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,14 +136,10 @@ def _endure(live: LiveFederation, lines: dict[str, Line], seed: int, soak: Soak)
         began = time.monotonic()
         if blow is not None and _strike(live, lines, blow, number):
             soak.blows.append((number, blow))
-        _wait(live, number)
+        live.wait_for(partial(live.has_closed, number), seconds=_LONG_S, every_s=_EVERY_S)
         soak.samples += take_samples(live, number)
         print(f"round {number}: {time.monotonic() - began:.0f} s; {blow or 'nothing'}", flush=True)
     live.wait_for(lambda: live.has_closed(0), seconds=_LONG_S, every_s=_EVERY_S)
-
-
-def _wait(live: LiveFederation, number: int) -> None:
-    live.wait_for(lambda: live.has_closed(number), seconds=_LONG_S, every_s=_EVERY_S)
 
 
 def _strike(live: LiveFederation, lines: dict[str, Line], blow: Blow, number: int) -> bool:
@@ -171,19 +168,14 @@ def _strike(live: LiveFederation, lines: dict[str, Line], blow: Blow, number: in
         live.start(blow.where)
     elif blow.how == "cut":
         lines[blow.where].cut()
-        _hold(live)
+        live.hold(_HELD_S, every_s=_EVERY_S)
         lines[blow.where].mend()
     elif blow.how == "stop":
-        _hold(live)
+        live.hold(_HELD_S, every_s=_EVERY_S)
         for process in struck:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
     return bool(struck) or not blow.program
-
-
-def _hold(live: LiveFederation) -> None:
-    with suppress(AssertionError):
-        live.wait_for(lambda: False, seconds=_HELD_S, every_s=_EVERY_S)
 
 
 def _page(

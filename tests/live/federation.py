@@ -199,6 +199,10 @@ class LiveFederation:
         state = read_phase(self.work(site))
         return (state.get("phase"), state.get("round")) == (phase, number)
 
+    def has_sealed(self, site: str, number: int) -> bool:
+        """Whether a site has sealed its answer in a round, which may be on its way."""
+        return self.is_in(site, "done", number) or self.is_in(site, "upload", number)
+
     def has_closed(self, number: int) -> bool:
         """Whether a round is complete, or the study when ``number`` is 0."""
         for event in self.events():
@@ -229,6 +233,11 @@ class LiveFederation:
                 raise AssertionError(f"{why}; {self.deployed.root}\n{said}")
             time.sleep(every_s)
         self._keep_total()
+
+    def hold(self, seconds: float, *, every_s: float = _POLL_S) -> None:
+        """Let time pass, but not beyond the end of the coordinator's command."""
+        with suppress(AssertionError):
+            self.wait_for(lambda: False, seconds=seconds, every_s=every_s)
 
     def _has_ended(self, name: str) -> bool:
         return name in self._commands and self._commands[name].poll() is not None
