@@ -8,9 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
-from flwr.proto.fleet_pb2 import ActivateNodeResponse
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from ppfl.uploads import read_uploads
 from sites.flower import flower_environment
+from sites.node_process import _Telling
+from sites.phase import Phase, read_phase
+from sites.upload import Upload
 from tests.coordinator.certificates import write_certificates
 from tests.coordinator.gateway_in_threads import Site, gateway, wait_until
 from tests.deployed import free_port
@@ -59,3 +65,26 @@ def test_a_supernode_outlives_hang_ups_in_the_handshake_and_ends_when_it_gives_u
             process.kill()
             process.wait()
     assert b"SSL/TLS handshake error" not in log.read_bytes()
+
+
+def test_both_ends_say_how_much_of_an_answer_has_passed(tmp_path: Path) -> None:
+    write_certificates(tmp_path)
+    Phase(tmp_path).finish(2, of=6_000_000)
+    with gateway(tmp_path) as site:
+        site.link.answer = [b""]
+        keys = site.key, site.key.public_key()
+        with FleetHttpClient.from_server_address(
+            f"localhost:{site.port}",
+            False,
+            (tmp_path / "ca.crt").read_bytes(),
+            [_Telling(Upload(tmp_path), *keys)],
+        ) as client:
+            client.PushMessages(PushMessagesRequest())
+            assert list(read_uploads(tmp_path / "uploads.json")) == ["alpha"]
+            client.PushObject(PushObjectRequest(object_content=bytes(6_000_000)))
+            told = {"round": 2, "done": 6_000_000, "of": 6_000_000}
+            assert read_phase(tmp_path) == told | {"phase": "upload"}
+            client.PullMessages(PullMessagesRequest())
+            assert read_phase(tmp_path) == told | {"phase": "done"}
+        assert site.link.seen[1].body > 6_000_000
+    assert read_uploads(tmp_path / "uploads.json") == {}
