@@ -75,7 +75,8 @@ class Uploads:
 
     def _add(self, site: str, size: int) -> None:
         if sending := self._sending.get(site):
-            self._sending[site] = Sending(sending.bytes + size, sending.began, time.time())
+            last = time.time() if size > 0 else sending.last
+            self._sending[site] = Sending(sending.bytes + size, sending.began, last)
             if time.monotonic() - self._written > _EVERY_S:
                 self._write()
 

@@ -44,8 +44,8 @@ class LiveRun:
         with self._lock:
             read = self._read()
             self._state.tick(time.time())
-            if self._state.state == "running":
-                self._state.note_uploads(read_uploads(self.folder / UPLOADS))
+            running = self._state.state == "running"
+            self._state.note_uploads(read_uploads(self.folder / UPLOADS) if running else {})
             return read
 
     def increment(self, seen: str) -> tuple[str, str] | None:
