@@ -89,8 +89,12 @@ class CoordinatorPlace:
         )
 
 
-def serve_coordinator(place: CoordinatorPlace) -> bool:
+def serve_coordinator(place: CoordinatorPlace, *, each: Callable[[], object]) -> bool:
     """Whether the study was run to its end; SIGTERM and SIGINT end it before, and it can go on.
+
+    Args:
+        place: where its processes are.
+        each: called ten times a second meanwhile.
 
     Raises:
         PortInUseError: another program listens on one of the ports.
@@ -105,8 +109,14 @@ def serve_coordinator(place: CoordinatorPlace) -> bool:
     supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
     write_secret(_secret(place))
     study = _Study(place, end_server_app=lambda: supervisor.restart("superexec"))
+
+    def look() -> None:
+        each()
+        if study.is_closed():
+            supervisor.stop()
+
     try:
-        supervisor.run(lambda: supervisor.stop() if study.is_closed() else None)
+        supervisor.run(look)
     finally:
         study.close()
     return _is_closed(place.run)

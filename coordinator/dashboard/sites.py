@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ppfl.federation.journal import SiteAnswered
+from sites.phase import WORDS
 
-_STEPS = {"open": "opening", "evaluate": "evaluating", "train": "training", "seal": "sealing"}
+_STEPS = ("open", "evaluate", "train", "seal")  # of an update, in this order
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ def _steps(event: SiteAnswered, total_s: float) -> list[tuple[str, float]]:
 
     That part is divided between the two directions by their bytes.
     """
-    steps = [(name, event.seconds.get(phase, 0.0)) for phase, name in _STEPS.items()]
+    steps = [(WORDS[phase], event.seconds.get(phase, 0.0)) for phase in _STEPS]
     line_s = max(total_s - sum(seconds for _, seconds in steps), 0.0)
     up = event.bytes_up / max(event.bytes_up + event.bytes_down, 1)
     steps = [("receiving", (1 - up) * line_s), *steps, ("uploading", up * line_s)]
