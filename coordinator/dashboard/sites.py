@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ppfl.federation.journal import SiteAnswered
+from ppfl.federation.journal import SiteAnswered, SiteFailed
 from sites.phase import WORDS
 
+PHASES = ("expected", "enrolled", "working", "done", "late", "lost", "refused", "stopped")
 _STEPS = ("open", "evaluate", "train", "seal")  # of an update, in this order
 
 
@@ -15,10 +16,10 @@ _STEPS = ("open", "evaluate", "train", "seal")  # of an update, in this order
 class SiteState:
     """One site.
 
-    ``phase`` is what the journal says: expected, enrolled, working, done, late, lost, refused,
-    stopped. A site tells nothing between a request and its answer, so what a working one does is
-    estimated: ``expected`` are the steps of its last answer and their seconds. Times are seconds
-    since 1970; ``seconds`` is how long its last answer took, from request to arrival.
+    ``phase`` is what the journal says, one of ``PHASES``. A site tells nothing between a request
+    and its answer, so what a working one does is estimated: ``expected`` are the steps of its last
+    answer and their seconds. Times are seconds since 1970; ``seconds`` is how long its last answer
+    took, from request to arrival. ``phase_seconds`` are those of all its answers together.
     """
 
     phase: str = "expected"
@@ -34,6 +35,8 @@ class SiteState:
     xray_bytes: int = 0
     bytes_down: int = 0
     clipped: int = 0
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
 
     def ask(self, number: int, since: float) -> None:
         """It was asked for an update."""
@@ -49,6 +52,13 @@ class SiteState:
         self.update_bytes += event.bytes_up
         self.bytes_down += event.bytes_down
         self.clipped += event.clipped
+        for phase, seconds in event.seconds.items():
+            self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
+
+    def fail(self, phase: str, event: SiteFailed) -> None:
+        """It is not in a round."""
+        self.phase, self.since, self.note = phase, event.time.timestamp(), event.sentence
+        self.failures[phase] = self.failures.get(phase, 0) + 1
 
     def to_row(self) -> dict[str, Any]:
         """As the page gets it."""
@@ -67,6 +77,14 @@ class SiteState:
                 "mean_xrays": [int(self.xray_bytes > 0), self.xray_bytes],
             },
             "clipped": self.clipped,
+        }
+
+    def to_counts(self) -> dict[str, Any]:
+        """What the page does not get: seconds by phase of all its updates, and failures by kind."""
+        return {
+            "updates": self.updates,
+            "phase_seconds": dict(self.phase_seconds),
+            "failures": dict(self.failures),
         }
 
 
