@@ -19,8 +19,8 @@ from coordinator.dashboard.serve import DashboardPlace
 from coordinator.gateway_server import GatewaySettings
 from ppfl.crypto.textfile import replace_text
 from ppfl.errors import QuorumError, RunError, error_of
-from ppfl.federation import read_journal, read_last_event
-from ppfl.federation.journal import INTERNAL, AnyEvent, RoundClosed, StudyClosed, StudyFailed
+from ppfl.federation import read_events, read_last_event
+from ppfl.federation.journal import INTERNAL, RoundClosed, StudyClosed, StudyFailed
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
 from sites.flower import flower_environment, flower_program, write_secret
@@ -243,12 +243,12 @@ class _Study:
         Raises:
             PpflError: it is not.
         """
-        events = _events(self._place.run)
-        complete = sum(isinstance(event, RoundClosed) for event in events)
+        journal = self._place.run / "journal.jsonl"
+        complete = sum(1 for _ in read_events(journal, RoundClosed))
         self._times = self._times + 1 if complete == self._complete else 1
         self._complete = complete
         why, first_s = "its process was lost", _LOST_AGAIN_S
-        if events and isinstance(failed := events[-1], StudyFailed):
+        if isinstance(failed := read_last_event(journal), StudyFailed):
             why = failed.sentence
             if failed.code == QuorumError.code:
                 first_s = _AGAIN_S  # sites come back
@@ -282,9 +282,3 @@ def _listens(port: int) -> bool:
 
 def _is_closed(run: Path) -> bool:
     return isinstance(read_last_event(run / "journal.jsonl"), StudyClosed)
-
-
-def _events(run: Path) -> list[AnyEvent]:
-    """The study's journal, empty where there is none yet."""
-    journal = run / "journal.jsonl"
-    return read_journal(journal) if journal.exists() else []
