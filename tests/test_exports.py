@@ -132,6 +132,13 @@ def test_a_round_that_was_done_again_is_there_once_and_an_earlier_run_is_not(
     assert sorted(found["federation/accuracy"]) == [0, 1, 2, 3]
 
 
+def test_a_round_that_lacks_an_answer_is_left_out(tmp_path: Path) -> None:
+    second = RoundStarted(round=2, sites=SITES), answered(2, "north"), closed(2)
+    write(tmp_path, *list(study(rounds=1))[:-3], *second)
+    export = Export(tmp_path / "journal.jsonl")
+    assert [r.number for r in export.rounds] == [1]
+
+
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunError, match="no such journal"):
         Export(tmp_path / "journal.jsonl")

@@ -46,7 +46,8 @@ class _Answer(NamedTuple):
 class Export:
     """What a journal says of its last run, in figures.
 
-    Rounds that were done again, after a crash, are there once, as they ended.
+    Rounds that were done again, after a crash, are there once, as they ended. One of which the
+    journal lacks an answer, because a crash tore its line, is left out.
 
     Args:
         journal: the run's; it may still grow.
@@ -143,7 +144,10 @@ class Export:
             case SiteAnswered():
                 self._answered[event.site] = event
             case RoundClosed():
-                inside = {site: self._answered[site] for site in event.sites}
+                found = [self._answered.get(site) for site in event.sites]
+                inside = {a.site: a for a in found if a and a.round == event.round}
+                if len(inside) < len(event.sites):
+                    return
                 self._rounds[event.round] = summarise_round(event, inside, {})
                 self._closed[event.round] = event.time.timestamp()
                 self._answers[event.round] = tuple(map(_shorten, inside.values()))
