@@ -31,7 +31,7 @@ from ppfl.errors import (
     StaleRoundError,
     StudyMismatchError,
 )
-from ppfl.federation import Aggregation, Checkpoint, Journal, read_journal
+from ppfl.federation import Aggregation, Checkpoint, Journal, read_events
 from ppfl.federation.ciphertexts import CIPHERTEXTS, KeptCiphertexts
 from ppfl.federation.journal import (
     INTERNAL,
@@ -218,7 +218,7 @@ class Coordinator:
 
         The sum is on disk before it is opened, because the sites open no other one after it.
         """
-        if any(isinstance(e, MeanXRaysReleased) for e in read_journal(self.journal.path)):
+        if any(read_events(self.journal.path, MeanXRaysReleased)):
             return
         nodes = self._roster.nodes
         if self._xrays_file.exists():

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from coordinator.folder import COORDINATOR_FILE, node_keys, prepare_run
 from coordinator.serve import CoordinatorPlace, serve_coordinator
 from ppfl.crypto.certificates import check_server
 from ppfl.settings import CoordinatorFile
+from sites.event_lines import JournalLines
 from sites.printing import AsJson, print_result, talk_of_processes
 
 
@@ -45,6 +47,8 @@ def run_coordinator(
     )
     places = f"Logs and status: {place.folder}; the record: {place.run}/journal.jsonl"
     talk_of_processes(f"{places}\n{place.dashboard}" if place.dashboard_port else places)
-    closed = serve_coordinator(place)
+    lines = JournalLines(place.run / "journal.jsonl", Console(stderr=True))
+    closed = serve_coordinator(place, each=lines.look)
+    lines.look()
     result = {"closed": closed, "journal": str(place.run / "journal.jsonl")}
     print_result(result, as_json=as_json)

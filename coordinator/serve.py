@@ -19,8 +19,8 @@ from coordinator.dashboard.serve import DashboardPlace
 from coordinator.gateway_server import GatewaySettings
 from ppfl.crypto.textfile import replace_text
 from ppfl.errors import QuorumError, RunError, error_of
-from ppfl.federation import read_journal, read_last_event
-from ppfl.federation.journal import INTERNAL, AnyEvent, RoundClosed, StudyClosed, StudyFailed
+from ppfl.federation import read_events, read_last_event
+from ppfl.federation.journal import INTERNAL, RoundClosed, StudyClosed, StudyFailed
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
 from ppfl.uploads import UPLOADS
@@ -90,8 +90,12 @@ class CoordinatorPlace:
         )
 
 
-def serve_coordinator(place: CoordinatorPlace) -> bool:
+def serve_coordinator(place: CoordinatorPlace, *, each: Callable[[], object]) -> bool:
     """Whether the study was run to its end; SIGTERM and SIGINT end it before, and it can go on.
+
+    Args:
+        place: where its processes are.
+        each: called ten times a second meanwhile.
 
     Raises:
         PortInUseError: another program listens on one of the ports.
@@ -106,8 +110,14 @@ def serve_coordinator(place: CoordinatorPlace) -> bool:
     supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
     write_secret(_secret(place))
     study = _Study(place, end_server_app=lambda: supervisor.restart("superexec"))
+
+    def look() -> None:
+        each()
+        if study.is_closed():
+            supervisor.stop()
+
     try:
-        supervisor.run(lambda: supervisor.stop() if study.is_closed() else None)
+        supervisor.run(look)
     finally:
         study.close()
     return _is_closed(place.run)
@@ -235,12 +245,12 @@ class _Study:
         Raises:
             PpflError: it is not.
         """
-        events = _events(self._place.run)
-        complete = sum(isinstance(event, RoundClosed) for event in events)
+        journal = self._place.run / "journal.jsonl"
+        complete = sum(1 for _ in read_events(journal, RoundClosed))
         self._times = self._times + 1 if complete == self._complete else 1
         self._complete = complete
         why, first_s = "its process was lost", _LOST_AGAIN_S
-        if events and isinstance(failed := events[-1], StudyFailed):
+        if isinstance(failed := read_last_event(journal), StudyFailed):
             why = failed.sentence
             if failed.code == QuorumError.code:
                 first_s = _AGAIN_S  # sites come back
@@ -274,9 +284,3 @@ def _listens(port: int) -> bool:
 
 def _is_closed(run: Path) -> bool:
     return isinstance(read_last_event(run / "journal.jsonl"), StudyClosed)
-
-
-def _events(run: Path) -> list[AnyEvent]:
-    """The study's journal, empty where there is none yet."""
-    journal = run / "journal.jsonl"
-    return read_journal(journal) if journal.exists() else []

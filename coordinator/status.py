@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from coordinator.control import Control
 from ppfl.errors import RunError
-from ppfl.federation import read_journal
 from ppfl.federation.journal import (
     RoundClosed,
     RoundStarted,
@@ -22,6 +21,7 @@ from ppfl.federation.journal import (
     StudyFailed,
     StudyStarted,
 )
+from ppfl.federation.journal_file import read_lines
 from ppfl.running import Running, read_running
 from ppfl.settings import CoordinatorFile, Study
 from ppfl.uploads import UPLOADS, Sending, read_uploads
@@ -56,24 +56,25 @@ def read_progress(study: Study, run: Path) -> Progress:
     current = complete = 0
     sites = dict.fromkeys(study.federation.sites, "nothing heard yet")
     failure = ""
-    for event in read_journal(run / "journal.jsonl") if (run / "journal.jsonl").exists() else ():
-        match event:
-            case StudyStarted():
+    journal = run / "journal.jsonl"
+    for line in read_lines(journal) if journal.exists() else ():
+        match line.event():
+            case StudyStarted() as event:
                 begun, failure = True, ""
                 current = complete = event.resumed_after
-            case RoundStarted():
+            case RoundStarted() as event:
                 current = event.round
-            case RoundClosed():
+            case RoundClosed() as event:
                 complete = event.round
-            case SiteEnrolled():
+            case SiteEnrolled() as event:
                 sites[event.site] = "enrolled"
-            case SiteAnswered():
+            case SiteAnswered() as event:
                 sites[event.site] = f"answered in round {event.round}"
-            case SiteAskedAgain() if event.site in sites:
+            case SiteAskedAgain() as event if event.site in sites:
                 sites[event.site] = f"lost in round {event.round}, asked again: {event.code}"
-            case SiteFailed() if event.site in sites:
+            case SiteFailed() as event if event.site in sites:
                 sites[event.site] = f"failed in round {event.round}: {event.code}"
-            case StudyFailed():
+            case StudyFailed() as event:
                 failure = f"{event.code}: {event.sentence}"
             case StudyClosed():
                 closed = True

@@ -28,6 +28,7 @@ from typing import IO
 import psutil
 
 from ppfl.errors import DiskFullError, RunError, kind_of
+from ppfl.log_files import BoundedLog
 from ppfl.running import require_free_port
 
 _POLL_S = 0.1
@@ -36,7 +37,6 @@ _STEADY_S = 60.0  # a program that ran so long has started well
 _GUARD_S = 5.0  # between SIGTERM and SIGKILL when the supervisor is gone
 _LEFT_S = 3 * _GUARD_S  # by when all that a killed supervisor ran has ended
 _MARK = "PPFL_SUPERVISOR"  # the environment variable by which the guard knows the processes
-_LOG_BYTES = 20_000_000
 _log = logging.getLogger("ppfl.processes")
 
 
@@ -65,7 +65,7 @@ class Supervisor:
 
     Args:
         programs: what to run, in the order of starting; they are ended in the opposite order.
-        folder: holds one log for each program, ``status.json``, and a lock.
+        folder: holds one log for each program, of bounded size, ``status.json``, and a lock.
         ports: addresses and ports of this machine on which they will listen.
 
     Raises:
@@ -141,6 +141,7 @@ class Supervisor:
             )
         changed = self._unwritten
         for child in self._children:
+            child.log.bound()
             if child.note_end():
                 changed = True
                 for other in self._children:
@@ -179,7 +180,7 @@ class _Child:
     def __init__(self, program: Program, folder: Path, mark: str) -> None:
         self.program = program
         self._environment = dict(program.environment) | {_MARK: mark}
-        self._log_file = folder / f"{program.name}.log"
+        self.log = BoundedLog(folder / f"{program.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
         self._since, self._due = time.time(), 0.0
         self._began = 0.0
@@ -192,10 +193,7 @@ class _Child:
 
     def start(self) -> None:
         """Start the program."""
-        with suppress(FileNotFoundError):
-            if self._log_file.stat().st_size > _LOG_BYTES:
-                self._log_file.replace(self._log_file.with_suffix(".log.1"))
-        with self._log_file.open("ab") as log:
+        with self.log.open() as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own environment's programs
                 self.program.command,
                 env=self._environment,
@@ -217,7 +215,7 @@ class _Child:
         self._bury(delay_s)
         _log.warning(
             "%s ended with %s after %.0f s and is started again in %.0f s; see %s",
-            *(self.program.name, self._code, ran_s, delay_s, self._log_file),
+            *(self.program.name, self._code, ran_s, delay_s, self.log.path),
         )
         return True
 

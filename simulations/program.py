@@ -9,6 +9,7 @@ from sites.printing import run_command
 
 _LIGHT = {
     ("dashboard",): "coordinator.dashboard.command:show_dashboard",
+    ("export",): "coordinator.export_command:export_run",
     ("coordinator", "run"): "coordinator.run_command:run_coordinator",
     ("coordinator", "status"): "coordinator.status_command:show_status",
     ("coordinator", "stop"): "coordinator.status_command:stop_coordinator",

@@ -15,6 +15,7 @@ from coordinator.rounds import Coordinator
 from ppfl.errors import PpflError, RunError
 from ppfl.federation import JournalReader
 from ppfl.federation.journal import StudyClosed, StudyFailed
+from ppfl.log_files import BoundedLog
 from ppfl.report import write_report
 from ppfl.settings import Study
 from simulations.local_grid import LocalGrid
@@ -69,7 +70,8 @@ def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
         f'address = "127.0.0.1:{port}"\ninsecure = true\n',
         encoding="utf-8",
     )
-    log = (home / "superlink.log").open("ab")
+    bounded = BoundedLog(home / "superlink.log")
+    log = bounded.open()
     link = subprocess.Popen(  # noqa: S603 - our own environment's program
         [
             flower_program("flower-superlink"),
@@ -95,9 +97,9 @@ def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
             stderr=subprocess.STDOUT,
             check=True,
         )
-        _follow(folder, link)
+        _follow(folder, link, bounded)
     except subprocess.CalledProcessError:
-        raise RunError(f"Flower refused the run; {home / 'superlink.log'} says why") from None
+        raise RunError(f"Flower refused the run; {bounded.path} says why") from None
     finally:
         _end(link)
         log.close()
@@ -124,12 +126,13 @@ def _threads(actors: int) -> int:
     return max(1, (os.cpu_count() or 1) // actors)
 
 
-def _follow(folder: Path, link: subprocess.Popen[bytes]) -> None:
+def _follow(folder: Path, link: subprocess.Popen[bytes], log: BoundedLog) -> None:
     """Watch the journal until the study closes or fails."""
     journal = JournalReader(folder / "journal.jsonl")
     journal.skip()  # runs before a --resume
     before, began = journal.offset, time.monotonic()
     while True:
+        log.bound()
         alive = link.poll() is None
         for line in journal.read():
             match line.event():
@@ -140,7 +143,7 @@ def _follow(folder: Path, link: subprocess.Popen[bytes]) -> None:
                     raise RunError(sentence, hint=hint)
         silent = journal.offset == before and time.monotonic() - began > 3 * _START_S
         if not alive or silent:
-            raise RunError(f"Flower ended; {folder / 'flower' / 'superlink.log'} says why")
+            raise RunError(f"Flower ended; {log.path} says why")
         time.sleep(_POLL_S)
 
 

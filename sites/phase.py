@@ -10,6 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+WORDS = {
+    "enroll": "enrolling",
+    "add X-rays": "adding X-rays up",
+    "open": "opening",
+    "evaluate": "evaluating",
+    "train": "training",
+    "seal": "sealing",
+}
+"""What a site is doing in each phase, for people."""
+
 _EVERY_S = 0.5
 
 

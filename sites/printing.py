@@ -13,6 +13,7 @@ import typer
 
 from ppfl.errors import PpflError, exit_code_of, write_error
 from ppfl.federation.cards import grouped
+from sites.event_lines import TIME_FORMAT
 
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
@@ -46,7 +47,8 @@ def run_command(command: Callable[..., None]) -> None:
 def talk_of_processes(first: str) -> None:
     """Say a first line on stderr, and from then on what the supervised programs come to."""
     typer.echo(first, err=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    form = "%(asctime)s  %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, datefmt=TIME_FORMAT)
     logging.getLogger("ppfl").setLevel(logging.INFO)
 
 

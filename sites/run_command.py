@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from ppfl.errors import UnreachableError
 from ppfl.settings import Connection, SiteFile
 from sites.approval import check_approval, check_key
+from sites.event_lines import JournalLines, PhaseLines
 from sites.printing import talk_of_processes
 from sites.reach import check_coordinator
 from sites.serve import serve_site
@@ -37,7 +40,21 @@ def run_site(
         node_key=coordinator.node_key,
         node_port=coordinator.node_port,
         folder=place,
+        each=_telling(site),
     )
+
+
+def _telling(site: SiteFile) -> Callable[[], None]:
+    """What prints a line for all that has happened at the site since it was last called."""
+    console = Console(stderr=True)
+    phase = PhaseLines(site.work, console)
+    lines = JournalLines(site.work / "journal.jsonl", console)
+
+    def look() -> None:
+        phase.look()
+        lines.look()
+
+    return look
 
 
 def _look_for(coordinator: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ppfl.crypto.textfile import replace_text
@@ -20,6 +21,7 @@ def serve_site(
     node_key: Path,
     node_port: int,
     folder: Path,
+    each: Callable[[], None],
 ) -> None:
     """Take part in the coordinator's study until SIGTERM or SIGINT.
 
@@ -33,6 +35,7 @@ def serve_site(
         node_key: private key of this site's SuperNode, in OpenSSH's format.
         node_port: where the SuperNode listens for the ClientApp, on the loopback interface.
         folder: for logs, the status and Flower's own files; it lies in the site's work folder.
+        each: called ten times a second meanwhile.
 
     Raises:
         PortInUseError: another program listens on the SuperNode's port.
@@ -68,7 +71,7 @@ def serve_site(
     ]
     supervisor = Supervisor(programs, folder, ports=(("127.0.0.1", node_port),))
     write_secret(secret)
-    supervisor.run()
+    supervisor.run(each)
 
 
 def _programs(folder: Path) -> Path:

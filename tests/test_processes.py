@@ -188,13 +188,48 @@ def test_nothing_is_started_where_a_port_is_taken(
     assert _status(tmp_path)["a"]["starts"] == 1
 
 
-def test_a_long_log_is_laid_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppfl.processes._LOG_BYTES", 3)
+def test_a_program_that_writes_and_writes_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound, largest = 100_000, 0
+    monkeypatch.setattr("ppfl.log_files.LOG_BYTES", bound)
+    monkeypatch.setattr("ppfl.processes._POLL_S", 0.01)
+    # at most 2 kB a millisecond, so some 20 kB between two looks of the supervisor's
+    script = (
+        "import time\nfor n in range(10**6): print(f'{n:01999}', flush=True); time.sleep(0.001)"
+    )
+    program = Program("a", [sys.executable, "-c", script], dict(os.environ))
+    supervisor = Supervisor([program], tmp_path)
+    logs = [tmp_path / "a.log", tmp_path / "a.log.1"]
+
+    def numbers(log: Path) -> list[int]:
+        return [int(line) for line in log.read_bytes().split(b"\n") if len(line) == 1999]
+
+    def look() -> None:
+        nonlocal largest
+        largest = max(largest, *(log.stat().st_size for log in logs if log.exists()))
+        newest = numbers(logs[0])
+        if newest and newest[-1] * 2000 > 12 * bound:
+            supervisor.stop()
+
+    supervisor.run(look)
+    assert largest < 4 * bound
+    aside, newest = numbers(logs[1]), numbers(logs[0])
+    assert len(aside) >= bound / 2000 - 1
+    for found in (aside, newest):
+        assert found == list(range(found[0], found[-1] + 1))
+    assert aside[-1] < newest[0] < aside[-1] + 100  # the cut takes next to nothing
+
+
+def test_a_long_log_of_an_earlier_start_is_laid_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppfl.log_files.LOG_BYTES", 6)
     log = tmp_path / "a.log"
-    log.write_text("long")
+    log.write_text("older, newer")
     supervisor = Supervisor([_program("a", "echo new; sleep 100")], tmp_path)
     supervisor.run(lambda: supervisor.stop() if log.read_text() == "new\n" else None)
-    assert (tmp_path / "a.log.1").read_text() == "long"
+    assert (tmp_path / "a.log.1").read_text() == " newer"
 
 
 def test_a_program_that_is_to_start_anew_leaves_no_stopped_process(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Who may see the pages: whoever knows the token, after a log-in that lasts half a day."""
+"""Who may see the pages: whoever knows the token, after a log-in that lasts half a day.
+
+A program, such as Prometheus, sends the token with each request instead.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,11 @@ class Access:
         self._token = token.encode()
         # cookies are not told apart by port: two dashboards on one machine need two names
         self.cookie = f"ppfl_dashboard_{self._code('name')[:8]}"
+
+    def is_bearer(self, header: str) -> bool:
+        """Whether an Authorization header holds the token, as a program sends it."""
+        kind, _, told = header.partition(" ")
+        return kind.casefold() == "bearer" and self.is_token(told.strip())
 
     def is_token(self, told: str) -> bool:
         """Whether this is the token, in a time that does not depend on what was told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Alarms:
         self._alarms: dict[str, _Alarm] = {}
         self._active: dict[str, _Alarm] = {}
         self._raised = 0
+        self._by_code: Counter[str] = Counter()
 
     @property
     def active(self) -> int:
@@ -46,6 +48,7 @@ class Alarms:
             self._active.pop(oldest, None)
         row = str(self._raised)
         self._raised += 1
+        self._by_code[code] += 1
         self._alarms[row] = self._active[row] = _Alarm(time, number, code, site, sentence)
         self._changes.note("alarms", row)
 
@@ -56,6 +59,11 @@ class Alarms:
                 alarm.active = False
                 del self._active[row]
                 self._changes.note("alarms", row)
+
+    def to_counts(self) -> dict[str, tuple[int, int]]:
+        """By code, how many are not over, and how many were raised."""
+        active = Counter(alarm.code for alarm in self._active.values())
+        return {code: (active[code], raised) for code, raised in self._by_code.items()}
 
     def to_row(self, row: str) -> dict[str, Any]:
         """As the page gets it, empty for one that was dropped."""

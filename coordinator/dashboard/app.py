@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from coordinator.dashboard.access import SESSION_S, Access
 from coordinator.dashboard.guard import Guard
 from coordinator.dashboard.log import Filter
+from coordinator.dashboard.metrics import Metrics
 from coordinator.dashboard.runs import LiveRun, Runs
 from coordinator.dashboard.watch import Watch
 from ppfl.report.templates import render
@@ -40,7 +41,7 @@ def create_app(
         hosts: names under which it may be asked for, empty for any.
         secure: whether it is served over TLS, so that the session never goes out in the clear.
     """
-    here = _Here(runs, access, Watch(runs), secure)
+    here = _Here(runs, access, Watch(runs), Metrics(runs), secure)
 
     @asynccontextmanager
     async def watching(_: FastAPI) -> AsyncIterator[None]:
@@ -59,6 +60,7 @@ class _Here:
     runs: Runs
     access: Access
     watch: Watch
+    metrics: Metrics
     secure: bool
 
 
@@ -128,6 +130,12 @@ def _show_log(
     after: Annotated[int, Query(ge=0)] = 0,
 ) -> dict[str, Any]:
     return run.log(chosen, before=before, after=after)
+
+
+@_router.get("/metrics")
+def _show_metrics(here: _This, accept: Annotated[str, Header()] = "") -> Response:
+    page, kind = here.metrics.to_page(accept)
+    return Response(page, headers={"content-type": kind})
 
 
 @_router.get("/report/{name:path}")

@@ -27,7 +27,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Lets only those with a session past the log-in, and adds headers to every answer.
+    """Lets in only those with a session or the token, and adds headers to every answer.
 
     Args:
         app: the pages.
@@ -61,14 +61,17 @@ class Guard:
             return PlainTextResponse("This host name is not the dashboard's.\n", 400)
         if request.scope["method"] == "POST" and not _is_own(request):
             return PlainTextResponse("This form came from another site.\n", 403)
-        path = request.url.path
-        if path.startswith(_OPEN) or self._access.admits(
-            request.cookies.get(self._access.cookie, "")
-        ):
+        if request.url.path.startswith(_OPEN) or self._admits(request):
             return None
         if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("/login", 303)
-        return PlainTextResponse("Log in first.\n", 401)
+        return PlainTextResponse("Log in first.\n", 401, {"www-authenticate": "Bearer"})
+
+    def _admits(self, request: HTTPConnection) -> bool:
+        session = request.cookies.get(self._access.cookie, "")
+        return self._access.admits(session) or self._access.is_bearer(
+            request.headers.get("authorization", "")
+        )
 
 
 def _is_own(request: HTTPConnection) -> bool:

@@ -5,55 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ppfl.errors import RunError
 from ppfl.federation import Line
-from ppfl.federation.journal import (
-    Alarm,
-    AnyEvent,
-    LeftHospital,
-    MeanXRaysReleased,
-    MetricsReleased,
-    ModelKept,
-    RecordDisputed,
-    RecordWitnessed,
-    Refused,
-    RoundClosed,
-    RoundCountersigned,
-    RoundStarted,
-    SiteAnswered,
-    SiteAskedAgain,
-    SiteEnrolled,
-    SiteFailed,
-    StudyClosed,
-    StudyFailed,
-    StudyStarted,
-    WillSend,
-)
+from ppfl.report.sentences import KINDS, Kind, sentence_of
 
 MOST_LINES = 50_000
 _PAGE = 100
-
-Kind = Literal["alarms", "rounds", "sites", "metrics", "study"]
-_KINDS: dict[str, Kind] = {
-    "alarm": "alarms",
-    "site_failed": "alarms",
-    "site_asked_again": "alarms",
-    "study_failed": "alarms",
-    "refused": "alarms",
-    "record_disputed": "alarms",
-    "round_started": "rounds",
-    "round_closed": "rounds",
-    "round_countersigned": "rounds",
-    "record_witnessed": "rounds",
-    "site_enrolled": "sites",
-    "site_answered": "sites",
-    "left_hospital": "sites",
-    "will_send": "sites",
-    "metrics_released": "metrics",
-    "mean_xrays_released": "metrics",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +86,7 @@ class Log:
 
 def _may_pass(line: Line, chosen: Filter) -> bool:
     """A quick look at the line, before it is read."""
-    if chosen.kind and _KINDS.get(line.kind, "study") != chosen.kind:
+    if chosen.kind and KINDS.get(line.kind, "study") != chosen.kind:
         return False
     return chosen.site.encode() in line.raw
 
@@ -148,64 +107,8 @@ def _entry_of(line: Line) -> Entry | None:
     return Entry(
         number=line.number,
         time=event.time.isoformat(timespec="milliseconds"),
-        kind=_KINDS.get(event.event, "study"),
+        kind=KINDS.get(event.event, "study"),
         round=getattr(event, "round", None),
         site=getattr(event, "site", ""),
         text=sentence_of(event),
     )
-
-
-def sentence_of(event: AnyEvent) -> str:
-    """An event as one sentence; its round and site stand beside it."""
-    match event:
-        case StudyStarted():
-            after = f", goes on after round {event.resumed_after}" if event.resumed_after else ""
-            return (
-                f"study {event.study} began{after}: {len(event.sites)} sites, {event.rounds} "
-                f"rounds; protection: {event.protection}"
-            )
-        case SiteEnrolled():
-            return "enrolled"
-        case RoundStarted():
-            return f"asked {len(event.sites)} sites for updates"
-        case SiteAnswered():
-            spent = ", ".join(f"{name} {s:.1f} s" for name, s in event.seconds.items())
-            clipped = f"; {event.clipped} parameters clipped" if event.clipped else ""
-            return f"answered: {spent}; {_size(event.bytes_up)} up{clipped}"
-        case SiteAskedAgain():
-            return f"was lost ({event.code}), is back, and is asked again"
-        case SiteFailed():
-            return f"is not in the round ({event.code}): {event.sentence}"
-        case RoundClosed():
-            return f"closed: {len(event.sites)} sites in the total, {event.seconds:.1f} s"
-        case RoundCountersigned():
-            return f"countersigned the record of round {event.round}"
-        case RecordWitnessed():
-            return "countersigned the coordinator's record"
-        case RecordDisputed():
-            return f"did not countersign the coordinator's record: {event.reason}"
-        case MetricsReleased():
-            accuracy, images = event.metrics.get("accuracy"), event.metrics.get("images")
-            found = "" if accuracy is None else f": accuracy {accuracy:.3f} on {images} images"
-            return f"{event.split} metrics released by {len(event.sites)} sites{found}"
-        case MeanXRaysReleased():
-            return f"mean X-rays of {', '.join(event.pictures) or 'no class'} opened"
-        case Alarm():
-            return event.sentence
-        case StudyClosed():
-            return f"closed after {event.rounds} rounds, {event.seconds:.0f} s"
-        case StudyFailed():
-            return f"the run ended early ({event.code}): {event.sentence}"
-        case LeftHospital():
-            left = ", ".join(f"{item.what} ({_size(item.bytes)})" for item in event.items)
-            return f"left the hospital: {left}"
-        case WillSend():
-            return f"will send {_size(event.study_bytes_up)} in {event.rounds} rounds"
-        case Refused():
-            return f"refused ({event.code}): {event.reason}"
-        case ModelKept():
-            return f"keeps the model {event.sha256[:16]}…"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -76,6 +76,11 @@ class LiveRun:
             row = self._state.to_overview() | {"name": self.name, "trouble": self._trouble}
             return row | {"read": self._share(), "report": self.report.is_file()}
 
+    def to_figures(self) -> dict[str, Any]:
+        """What :mod:`coordinator.dashboard.metrics` tells of it."""
+        with self._lock:
+            return self._state.to_figures() | {"journal": self._journal_row()}
+
     def log(self, chosen: Filter, *, before: int = 0, after: int = 0) -> dict[str, Any]:
         """A page of the log: see ``Log.page``."""
         with self._lock:

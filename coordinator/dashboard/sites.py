@@ -5,21 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ppfl.federation.journal import SiteAnswered
+from ppfl.federation.journal import SiteAnswered, SiteFailed
+from sites.phase import WORDS
 
-_STEPS = {"open": "opening", "evaluate": "evaluating", "train": "training", "seal": "sealing"}
+PHASES = ("expected", "enrolled", "working", "done", "late", "lost", "refused", "stopped")
+_STEPS = ("open", "evaluate", "train", "seal")  # of an update, in this order
 
 
 @dataclass(slots=True)
 class SiteState:
     """One site.
 
-    ``phase`` is what the journal says: expected, enrolled, working, done, late, lost, refused,
-    stopped. A site tells nothing between a request and its answer, so what a working one does is
-    estimated: ``expected`` are the steps of its last answer and their seconds. Times are seconds
-    since 1970; ``seconds`` is how long its last answer took, from request to arrival. ``sent`` are
-    the bytes that have come in of an answer which is on its way, None while there is none: they
-    are the gateway's count, not the journal's.
+    ``phase`` is what the journal says, one of ``PHASES``. A site tells nothing between a request
+    and its answer, so what a working one does is estimated: ``expected`` are the steps of its last
+    answer and their seconds. Times are seconds since 1970; ``seconds`` is how long its last answer
+    took, from request to arrival. ``phase_seconds`` are those of all its answers together.
+    ``sent`` are the bytes that have come in of an answer which is on its way, None while there is
+    none: they are the gateway's count, not the journal's.
     """
 
     phase: str = "expected"
@@ -36,6 +38,8 @@ class SiteState:
     bytes_down: int = 0
     clipped: int = 0
     sent: int | None = None
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
 
     def ask(self, number: int, since: float) -> None:
         """It was asked for an update."""
@@ -51,6 +55,13 @@ class SiteState:
         self.update_bytes += event.bytes_up
         self.bytes_down += event.bytes_down
         self.clipped += event.clipped
+        for phase, seconds in event.seconds.items():
+            self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
+
+    def fail(self, phase: str, event: SiteFailed) -> None:
+        """It is not in a round."""
+        self.phase, self.since, self.note = phase, event.time.timestamp(), event.sentence
+        self.failures[phase] = self.failures.get(phase, 0) + 1
 
     def to_row(self) -> dict[str, Any]:
         """As the page gets it."""
@@ -72,13 +83,21 @@ class SiteState:
             "sent": self.sent,
         }
 
+    def to_counts(self) -> dict[str, Any]:
+        """What the page does not get: seconds by phase of all its updates, and failures by kind."""
+        return {
+            "updates": self.updates,
+            "phase_seconds": dict(self.phase_seconds),
+            "failures": dict(self.failures),
+        }
+
 
 def _steps(event: SiteAnswered, total_s: float) -> list[tuple[str, float]]:
     """What the answer's time went into; what the site did not account for, it was on the line.
 
     That part is divided between the two directions by their bytes.
     """
-    steps = [(name, event.seconds.get(phase, 0.0)) for phase, name in _STEPS.items()]
+    steps = [(WORDS[phase], event.seconds.get(phase, 0.0)) for phase in _STEPS]
     line_s = max(total_s - sum(seconds for _, seconds in steps), 0.0)
     up = event.bytes_up / max(event.bytes_up + event.bytes_down, 1)
     steps = [("receiving", (1 - up) * line_s), *steps, ("uploading", up * line_s)]

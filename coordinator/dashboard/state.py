@@ -32,9 +32,11 @@ from ppfl.uploads import Sending
 _GRACE_S = 180.0  # beyond a round's deadline, for what is lost and comes back
 _ROUNDS = 5  # the last ones, by which the next are estimated
 _LATE = "deadline"  # the code of a failure; every other one is a refusal, or Flower's
-_CURVES = ("accuracy", "balanced_accuracy", "macro_auroc", "loss", "brier", "ece", "images")
 _UNSHOWN = {"event", "version", "previous", "signature", "journal_key", "site_keys"}
-_CLASS_CURVES = ("auroc", "sensitivity", "specificity", "images")
+
+STATES = ("not begun", "running", "silent", "stopped", "closed")
+CURVES = ("accuracy", "balanced_accuracy", "macro_auroc", "loss", "brier", "ece", "images")
+CLASS_CURVES = ("auroc", "sensitivity", "specificity", "images")
 
 
 class RunState:
@@ -65,6 +67,7 @@ class RunState:
         self._asked: tuple[str, ...] = ()
         self._failed: set[str] = set()
         self._lately: deque[float] = deque(maxlen=_ROUNDS)
+        self._closings, self._closing_s = 0, 0.0
         self._round = self._complete = 0
         self._since = self._begun = 0.0
         self._closed: StudyClosed | None = None
@@ -148,6 +151,26 @@ class RunState:
             "last": self.last,
         }
 
+    def to_figures(self) -> dict[str, Any]:
+        """What is so at present, for :mod:`coordinator.dashboard.metrics`.
+
+        ``study`` and ``now`` are the rows of the pages, ``sites`` has a row each and its counts;
+        ``rounds`` is how often one closed and the seconds together, ``alarms`` how many of a code
+        are active and were raised, ``metrics`` by split the last model's round and figures.
+        """
+        last = {split: max(rows, key=int) for split, rows in self._metrics.items() if rows}
+        return {
+            "study": self._study_row(),
+            "now": self._now_row(),
+            "sites": {name: site.to_row() | site.to_counts() for name, site in self._sites.items()},
+            "rounds": (self._closings, self._closing_s),
+            "alarms": self.alarms.to_counts(),
+            "metrics": {
+                split: (int(row), json.loads(self._metrics[split][row]))
+                for split, row in last.items()
+            },
+        }
+
     # One kind of event each
 
     def _note_start(self, event: StudyStarted) -> None:
@@ -203,7 +226,7 @@ class RunState:
         phase = "lost" if lost else "late" if event.code == _LATE else "refused"
         if event.site in self._sites:
             site = self._site(event.site)
-            site.phase, site.since, site.note = phase, event.time.timestamp(), event.sentence
+            site.fail(phase, event)
         sentence = f"{event.site} is not in round {event.round}: {event.sentence}"
         self._raise(event, f"site-{phase}", sentence, site=event.site)
         if event.site in self._asked:
@@ -223,6 +246,8 @@ class RunState:
     def _note_close(self, event: RoundClosed) -> None:
         self._complete = event.round
         self._lately.append(event.seconds)
+        self._closings += 1
+        self._closing_s += event.seconds
         if all(name in self._answers for name in event.sites):
             row = summarise_round(event, self._answers, {})
             self._rounds[str(event.round)] = json.dumps(
@@ -243,9 +268,9 @@ class RunState:
 
     def _note_metrics(self, event: MetricsReleased) -> None:
         metrics = event.metrics
-        row = {name: metrics[name] for name in _CURVES if name in metrics}
+        row = {name: metrics[name] for name in CURVES if name in metrics}
         row["classes"] = {
-            label: {name: figures[name] for name in _CLASS_CURVES if name in figures}
+            label: {name: figures[name] for name in CLASS_CURVES if name in figures}
             for label, figures in metrics.get("classes", {}).items()
         }
         self._metrics[event.split][str(event.round)] = json.dumps(row)

@@ -2,7 +2,14 @@
 
 from ppfl.federation.aggregation import Aggregation
 from ppfl.federation.checkpoint import Checkpoint
-from ppfl.federation.journal_file import Journal, JournalReader, Line, read_journal, read_last_event
+from ppfl.federation.journal_file import (
+    Journal,
+    JournalReader,
+    Line,
+    read_events,
+    read_journal,
+    read_last_event,
+)
 from ppfl.federation.vectors import Opened, Sealed, VectorPlan
 
 __all__ = [
@@ -14,6 +21,7 @@ __all__ = [
     "Opened",
     "Sealed",
     "VectorPlan",
+    "read_events",
     "read_journal",
     "read_last_event",
 ]

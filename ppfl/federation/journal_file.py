@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -18,6 +18,7 @@ from ppfl.federation.journal import JOURNAL_VERSION, AnyEvent, Event, Record
 from ppfl.federation.records import record_statement
 
 _ADAPTER: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
+EventT = TypeVar("EventT", bound=Event)
 _BLOCK = 64 * 1024
 _BATCH = 8 * 1024 * 1024
 _KIND = b'"event":"'
@@ -211,6 +212,18 @@ def read_journal(path: Path) -> list[AnyEvent]:
     """
     found = (line.event() for line in read_lines(path))
     return [event for event in found if event is not None]
+
+
+def read_events(path: Path, kind: type[EventT]) -> Iterator[EventT]:
+    """The events of one kind in a journal, none if there is no journal; no others are parsed.
+
+    Raises:
+        RunError: the file cannot be read, or such a line is whole, but no event of this version.
+    """
+    name = kind.model_fields["event"].default
+    for line in read_lines(path) if path.exists() else ():
+        if line.kind == name and isinstance(event := line.event(), kind):
+            yield event
 
 
 def read_last_event(path: Path) -> AnyEvent | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -23,6 +23,7 @@ from ppfl.federation.journal import (
 )
 
 PHASES = ("open", "evaluate", "train", "seal", "add")
+FIGURES = ("accuracy", "balanced_accuracy", "macro_auroc", "loss", "brier", "ece", "images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +92,22 @@ class Summary:
         }
 
     def to_csv(self) -> str:
-        """One line a round: metrics, bytes and seconds."""
-        text = io.StringIO()
-        names = ["accuracy", "macro_auroc", "loss", "ece"]
-        seconds = [f"{phase}_s" for phase in (*PHASES, "ahead", "total")]
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["round", "sites", *names, "bytes_up", "bytes_down", *seconds])
-        for r in self.rounds:
-            figures = [r.metrics.get(name, "") for name in names]
-            times = [*(r.seconds[phase] for phase in PHASES), r.ahead_s, r.total_s]
-            row = [r.number, len(r.sites), *figures, r.bytes_up, r.bytes_down, *times]
-            writer.writerow(row)
-        return text.getvalue()
+        """One line a round: see ``rounds_table``."""
+        return rounds_table(self.rounds)
+
+
+def rounds_table(rounds: Iterable[Round]) -> str:
+    """One line a round, as CSV: metrics, bytes and seconds."""
+    text = io.StringIO()
+    seconds = [f"{phase}_s" for phase in (*PHASES, "ahead", "total")]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["round", "sites", *FIGURES, "bytes_up", "bytes_down", *seconds])
+    for r in rounds:
+        figures = [r.metrics.get(name, "") for name in FIGURES]
+        times = [*(r.seconds[phase] for phase in PHASES), r.ahead_s, r.total_s]
+        row = [r.number, len(r.sites), *figures, r.bytes_up, r.bytes_down, *times]
+        writer.writerow(row)
+    return text.getvalue()
 
 
 def summarise(events: Sequence[AnyEvent]) -> Summary:

@@ -100,7 +100,7 @@ assert serve_coordinator(CoordinatorPlace(
     superlink_port=told["superlink_port"], certificate=folder / "server.crt",
     certificate_key=folder / "server.key", authority=folder / "ca.crt",
     journal_key=folder / "journal.key", sites=told["sites"],
-))
+), each=lambda: None)
 """
 _SITE = """
 import json, logging, sys
@@ -112,7 +112,7 @@ folder = Path(told["folder"])
 serve_site(
     site_file=folder / "a site" / "site.toml", superlink=f"127.0.0.1:{told['port']}",
     authority=folder / "ca.crt", node_key=folder / "node.key", node_port=told["node_port"],
-    folder=folder / "site",
+    folder=folder / "site", each=lambda: None,
 )
 """
 

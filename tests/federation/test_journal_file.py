@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from ppfl.errors import RunError
-from ppfl.federation import Journal, JournalReader, read_journal, read_last_event
+from ppfl.federation import (
+    Journal,
+    JournalReader,
+    read_events,
+    read_journal,
+    read_last_event,
+)
 from ppfl.federation.journal import Event, RoundClosed, RoundStarted, SiteFailed, StudyFailed
 
 _CLOSED = RoundClosed(round=1, sites=("a",), seconds=1.5, total_sha256="0" * 64)
@@ -38,6 +44,16 @@ def test_each_line_has_the_digest_of_the_one_before_whoever_wrote_it(journal: Jo
     lines = journal.path.read_bytes().splitlines()
     found = [event.previous for event in read_journal(journal.path)]
     assert found == ["", _sha256(lines[0]), _sha256(lines[1])]
+
+
+def test_events_of_one_kind_are_found_and_a_torn_one_is_none(journal: Journal) -> None:
+    assert list(read_events(journal.path, RoundClosed)) == []
+    for event in (_CLOSED, _FAILED, _CLOSED):
+        journal.write(event)
+    with journal.path.open("ab") as file:
+        file.write(journal.path.read_bytes().splitlines()[0][:-5])
+    assert len(read_journal(journal.path)) == 3
+    assert _without_link(list(read_events(journal.path, RoundClosed))) == [_CLOSED] * 2
 
 
 def test_a_torn_line_stays_and_is_bound_too(journal: Journal) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import sites.run_command
 import sites.serve
 from coordinator.serve import CoordinatorPlace
 from ppfl.errors import ApprovalError, RunError, SettingsError, UnreachableError
+from ppfl.federation import Journal
+from ppfl.federation.journal import SiteEnrolled
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import Connection, CoordinatorFile, GatewayLimits, SiteFile
 from simulations.main import _app
@@ -32,7 +35,7 @@ def supervised(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
         assert ports == (("127.0.0.1", 9501),)
 
     monkeypatch.setattr(Supervisor, "__init__", take)
-    monkeypatch.setattr(Supervisor, "run", lambda _: None)
+    monkeypatch.setattr(Supervisor, "run", lambda _, each: each())
     return programs
 
 
@@ -105,6 +108,7 @@ def test_a_path_that_flower_would_misread_is_refused(tmp_path: Path) -> None:
             node_key=tmp_path,
             node_port=1,
             folder=tmp_path,
+            each=lambda: None,
         )
 
 
@@ -120,8 +124,16 @@ def test_a_coordinator_serves_what_its_settings_say(
     monkeypatch.setattr(here, "check_server", lambda *_, **__: None)
     monkeypatch.setattr(here, "prepare_run", lambda given: given.run)
     monkeypatch.setattr(here, "node_keys", lambda _: {"a": "key"})
-    monkeypatch.setattr(here, "serve_coordinator", lambda place: not places.append(place))
+
+    def serve(place: CoordinatorPlace, *, each: Callable[[], object]) -> bool:
+        places.append(place)
+        Journal(place.run / "journal.jsonl").write(SiteEnrolled(site="a", bytes_up=1))
+        each()
+        return True
+
+    monkeypatch.setattr(here, "serve_coordinator", serve)
     result = _run("coordinator", "run", str(tmp_path), "--json")
+    assert result.stderr.endswith("  a enrolled\n")
     assert f'"journal": "{tmp_path}/run/journal.jsonl"' in result.stdout
     (place,) = places
     assert place.limits.burst == 7
