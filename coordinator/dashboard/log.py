@@ -12,6 +12,7 @@ from ppfl.federation import Line
 from ppfl.federation.journal import (
     Alarm,
     AnyEvent,
+    ImagesReleased,
     LeftHospital,
     MeanXRaysReleased,
     MetricsReleased,
@@ -53,6 +54,7 @@ _KINDS: dict[str, Kind] = {
     "will_send": "sites",
     "metrics_released": "metrics",
     "mean_xrays_released": "metrics",
+    "images_released": "metrics",
 }
 
 
@@ -188,6 +190,9 @@ def sentence_of(event: AnyEvent) -> str:
             accuracy, images = event.metrics.get("accuracy"), event.metrics.get("images")
             found = "" if accuracy is None else f": accuracy {accuracy:.3f} on {images} images"
             return f"{event.split} metrics released by {len(event.sites)} sites{found}"
+        case ImagesReleased():
+            found = ", ".join(f"{count} of {name}" for name, count in event.images.items())
+            return f"images that all sites train on: {found}"
         case MeanXRaysReleased():
             return f"mean X-rays of {', '.join(event.pictures) or 'no class'} opened"
         case Alarm():

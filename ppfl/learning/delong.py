@@ -22,9 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppfl.errors import DataError
-from ppfl.learning.intervals import Interval
-
-_NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+from ppfl.learning.intervals import NORMAL_975, Interval
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +87,7 @@ def delong(
     difference = float(aurocs[0] - aurocs[1])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     deviation = math.sqrt(max(float(variance), 0.0))
-    reach = _NORMAL_975 * deviation
+    reach = NORMAL_975 * deviation
     return PairedAurocs(
         aurocs=(float(aurocs[0]), float(aurocs[1])),
         covariance=covariance,
