@@ -55,6 +55,10 @@ def final_results(summary: Summary) -> Results | None:
     told = summary.counts.get(split)
     counts = ReleasedCounts.from_dict(told) if told else None
     try:
+        if int(metrics["images"]) < 1 or not 0 <= metrics["accuracy"] <= 1:
+            raise ValueError
+        for name in ("balanced_accuracy", "macro_auroc", "ece", "brier", "loss"):
+            float(metrics[name] or 0)
         confusion = tuple(tuple(int(x) for x in row) for row in metrics["confusion"])
         names = list(metrics["classes"])
         if len({len(names), len(confusion), *map(len, confusion)}) != 1:
