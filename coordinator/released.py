@@ -11,20 +11,27 @@ import numpy as np
 
 from ppfl.errors import MalformedMessageError
 from ppfl.federation import Journal
-from ppfl.federation.journal import Alarm, AlarmCode, MeanXRaysReleased, MetricsReleased
+from ppfl.federation.journal import (
+    Alarm,
+    AlarmCode,
+    ImagesReleased,
+    MeanXRaysReleased,
+    MetricsReleased,
+)
 from ppfl.settings import Study
 from ppfl.xray.pictures import to_png
 from sites.requests import Answer, ReleasedSplit
 
 
 class Released:
-    """Collects what each site reports: the federation's metrics and mean X-rays, and a digest."""
+    """Collects what each site reports: the federation's figures and mean X-rays, and a digest."""
 
     def __init__(self, study: Study, journal: Journal) -> None:
         self._study, self._journal = study, journal
         self._metrics: dict[tuple[int, ReleasedSplit], dict[str, str]] = defaultdict(dict)
         self._models: dict[int, dict[str, str]] = defaultdict(dict)
         self._mean_xrays: dict[str, str] = {}
+        self._images: dict[str, str] = {}
 
     def note(self, site: str, answer: Answer) -> None:
         """Keep what one answer says."""
@@ -33,25 +40,35 @@ class Released:
         for split, metrics in answer.released.items():
             told = json.dumps(metrics, sort_keys=True)
             self._metrics[answer.released_round, split][site] = told
+        if answer.class_images:
+            self._images[site] = json.dumps(dict(answer.class_images), sort_keys=True)
 
     def publish(self) -> None:
         """Write what the sites reported to the journal, and an alarm where they disagree."""
         for (number, split), by_site in sorted(self._metrics.items()):
             what = f"the {split} metrics after round {number}"
             text, agreeing = self._settle(number, "metrics-disagree", what, by_site)
+            metrics = json.loads(text)
             self._journal.write(
                 MetricsReleased(
                     round=number,
                     split=split,
                     sites=agreeing,
-                    metrics=json.loads(text),
+                    counts=metrics.pop("counts", {}),
+                    metrics=metrics,
                 )
             )
         for number, digests in sorted(self._models.items()):
             what = f"the opened model after round {number}"
             self._settle(number, "model-disagrees", what, digests)
+        if self._images:
+            text, agreeing = self._settle(0, "images-disagree", "their images", self._images)
+            told = json.loads(text)
+            images = {name: told[name] for name in self._study.classes if name in told}
+            self._journal.write(ImagesReleased(sites=agreeing, images=images))
         self._metrics.clear()
         self._models.clear()
+        self._images.clear()
 
     def note_mean_xrays(self, site: str, answer: Answer) -> None:
         """Keep the mean X-rays that one answer holds, perhaps none.

@@ -36,6 +36,7 @@
     └── RunError                   a run's folder or process that cannot be used
         ├── RecordError            a journal that is not what was written and signed
         ├── PortInUseError         a port that another program listens on
+        ├── BrowserError           no browser that prints a page to a PDF file
         └── DiskFullError          a file for which there is no room
 
 Each has a code and an exit code of its own, whose tens say of which kind it is (docs/errors.md).
@@ -339,6 +340,13 @@ class PortInUseError(RunError):
 
     exit_code = 46
     code = "port"
+
+
+class BrowserError(RunError):
+    """No browser that prints a page to a PDF file, or one that fails."""
+
+    exit_code = 64
+    code = "browser"
 
 
 class DiskFullError(RunError):

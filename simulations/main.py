@@ -12,6 +12,7 @@ from benchmarks.command import bench
 from coordinator.audit_command import audit_run
 from coordinator.dashboard.command import show_dashboard
 from coordinator.export_command import export_run
+from coordinator.report_command import report_run
 from coordinator.run_command import run_coordinator
 from coordinator.runs_command import runs
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
@@ -37,6 +38,7 @@ _app.command()(reproduce)
 _app.command()(doctor)
 _app.command("audit")(audit_run)
 _app.command("export")(export_run)
+_app.command("report")(report_run)
 _app.command("dashboard")(show_dashboard)
 _app.add_typer(_data, name="data")
 _app.add_typer(vault, name="vault")

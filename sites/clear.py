@@ -20,6 +20,7 @@ class ClearPart(BaseModel):
     released_round: int
     model_sha256: Sha256
     mean_xrays: dict[str, str]
+    class_images: dict[str, Annotated[int, Field(gt=0)]] = {}
     seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     clipped: Annotated[int, Field(ge=0)]
     countersignature: Annotated[str, Field(pattern="^[0-9a-f]*$", max_length=256)]
@@ -33,6 +34,7 @@ class ClearPart(BaseModel):
             released_round=answer.released_round,
             model_sha256=answer.model_sha256,
             mean_xrays=dict(answer.mean_xrays),
+            class_images=dict(answer.class_images),
             seconds=dict(answer.seconds),
             clipped=answer.clipped,
             countersignature=answer.countersignature,
@@ -46,6 +48,7 @@ class ClearPart(BaseModel):
             released_round=self.released_round,
             model_sha256=self.model_sha256,
             mean_xrays=self.mean_xrays,
+            class_images=self.class_images,
             seconds=self.seconds,
             clipped=self.clipped,
             countersignature=self.countersignature,

@@ -27,6 +27,7 @@ from ppfl.learning.files import parameters_sha256
 from ppfl.learning.images import pixel_sums
 from ppfl.learning.memory import keep_freed_memory
 from ppfl.learning.metrics import EvaluationCounts, evaluate
+from ppfl.learning.released_counts import images_to_tell
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
@@ -176,6 +177,11 @@ class Hospital:
             released=released,
             released_round=number - 2,
             model_sha256=self._keep(model, number - 1, normalisation),
+            class_images=images_to_tell(
+                enrolled.integers["class_images"].tolist(),
+                self.study.classes,
+                self.study.federation.release_floor,
+            ),
             seconds=self._phase.seconds,
             countersignature=countersignature,
         )
@@ -367,6 +373,7 @@ class Hospital:
             items.append(item)
         for what, value in (
             ("metrics of the whole federation", answer.released),
+            ("images of each class of the whole federation", answer.class_images),
             ("digest of the model that the sites opened", answer.model_sha256),
             ("mean X-rays of the whole federation", answer.mean_xrays),
             ("seconds that each phase took", answer.seconds),

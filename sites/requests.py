@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 Parameters = dict[str, NDArray[np.float32]]
 ReleasedSplit = Literal["validation", "test"]
 Released = Mapping[ReleasedSplit, dict[str, Any]]
-"""The federation's metrics by split; empty where too few images stand behind them."""
+"""The federation's metrics by split, at the end with the counts behind them.
+
+Empty where too few images stand behind them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class Answer:
     ``released`` maps a split to the federation's metrics for the model after
     ``released_round`` rounds; ``model_sha256`` is the digest of the model the site opened;
     ``mean_xrays`` maps a class to the pixels of the federation's mean X-ray, 8-bit grey row by row,
-    in base64; ``countersignature`` is the site's under the record it was shown, hexadecimal.
+    in base64; ``class_images`` maps a class to how many images of it all sites train on;
+    ``countersignature`` is the site's under the record it was shown, hexadecimal.
     """
 
     sealed: bytes = b""
@@ -48,6 +52,7 @@ class Answer:
     released_round: int = 0
     model_sha256: str = ""
     mean_xrays: Mapping[str, str] = field(default_factory=dict)
+    class_images: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     clipped: int = 0
     countersignature: str = ""

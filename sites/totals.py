@@ -31,6 +31,7 @@ from ppfl.learning.models import (
     set_parameters,
     shared_names,
 )
+from ppfl.learning.released_counts import ReleasedCounts, may_tell_by_class
 from ppfl.settings import SiteFile, Study
 from sites.closing import closing_plan, part_splits
 from sites.local_layers import LocalLayers
@@ -134,7 +135,7 @@ class Totals:
         return model, self._release("validation", opened.integers)
 
     def closing(self, request: Request) -> Released:
-        """The metrics of the final model, on both splits.
+        """The metrics of the final model, on both splits, and the counts that curves are made of.
 
         Raises:
             PpflError: the total is none that the study allows to be opened.
@@ -144,7 +145,7 @@ class Totals:
         )
         released: dict[ReleasedSplit, dict[str, Any]] = {}
         for split, counts in part_splits(opened.integers).items():
-            released.update(self._release(split, counts))
+            released.update(self._release(split, counts, with_counts=True))
         return released
 
     def check_own(self, sealed: bytes, *, round_number: int) -> None:
@@ -221,13 +222,24 @@ class Totals:
         vector = self.suite.read(wire, values=plan.values)
         return plan.open(self.suite, vector, round_number=round_number)
 
-    def _release(self, split: ReleasedSplit, integers: Mapping[str, NDArray[np.int64]]) -> Released:
+    def _release(
+        self,
+        split: ReleasedSplit,
+        integers: Mapping[str, NDArray[np.int64]],
+        *,
+        with_counts: bool = False,
+    ) -> Released:
         """The metrics, unless they rest on so few images that one might be told."""
         counts = EvaluationCounts.from_arrays(dict(integers))
-        if int(counts.confusion.sum()) < max(1, self._study.federation.release_floor):
+        floor = max(1, self._study.federation.release_floor)
+        if int(counts.confusion.sum()) < floor:
             return {}
         metrics = compute_metrics(counts, self._study.classes).to_dict()
         rounded: dict[str, Any] = _rounded(metrics)
+        if not may_tell_by_class(counts, floor):
+            return {split: rounded | {"classes": {}, "confusion": []}}
+        if with_counts:
+            rounded["counts"] = ReleasedCounts.of(counts, floor=floor).to_dict()
         return {split: rounded}
 
 

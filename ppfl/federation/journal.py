@@ -13,6 +13,7 @@ AlarmCode = Literal[
     "metrics-disagree",
     "model-disagrees",
     "mean-xrays-disagree",
+    "images-disagree",
     "site-lost",
     "clipping",
     "not-countersigned",
@@ -155,6 +156,21 @@ class MetricsReleased(Event):
     split: Literal["validation", "test"]
     sites: tuple[str, ...]
     metrics: dict[str, Any]
+    counts: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of the final model: `confusion`, `scores` and `calibration`, their bins "
+        "joined until each holds `release_floor` images",
+    )
+
+
+class ImagesReleased(Event):
+    """The sites told how many images they all train on, at the end, from what enrolment summed."""
+
+    event: Literal["images_released"] = "images_released"
+    sites: tuple[str, ...]
+    images: dict[str, int] = Field(
+        description="by class, without those of fewer images than `release_floor`"
+    )
 
 
 class MeanXRaysReleased(Event):
@@ -277,6 +293,7 @@ AnyEvent = (
     | RoundClosed
     | RoundCountersigned
     | MetricsReleased
+    | ImagesReleased
     | MeanXRaysReleased
     | Alarm
     | LeftHospital

@@ -22,9 +22,8 @@ from ppfl.errors import DataError, MalformedMessageError, ModelError, NotFiniteE
 from ppfl.learning.images import ImageSet
 from ppfl.learning.models import as_tensor, network_input
 
-_SCORE_BINS = 200
-_CONFIDENCE_BINS = 15
-_FRACTION = 2**20  # a sum of floats would depend on its order, one of integers does not
+SCORE_BINS, CONFIDENCE_BINS = 200, 15
+FRACTION = 2**20  # a sum of floats would depend on its order, one of integers does not
 _HIGHEST_LOSS = 32.0  # nats; what an image can add to the sum is bounded
 
 
@@ -92,12 +91,12 @@ class EvaluationCounts:
         confusion = np.zeros((classes, classes), np.int64)
         np.add.at(confusion, (labels, predicted), 1)
 
-        scores = np.zeros((classes, 2, _SCORE_BINS), np.int64)
+        scores = np.zeros((classes, 2, SCORE_BINS), np.int64)
         bins = np.searchsorted(_thresholds(classes), probabilities, side="right")
         np.add.at(scores, (np.arange(classes), truth.astype(np.int64), bins), 1)
 
-        calibration = np.zeros((_CONFIDENCE_BINS, 3), np.int64)
-        edges = np.linspace(0, 1, _CONFIDENCE_BINS + 1, dtype=np.float32)
+        calibration = np.zeros((CONFIDENCE_BINS, 3), np.int64)
+        edges = np.linspace(0, 1, CONFIDENCE_BINS + 1, dtype=np.float32)
         bins = np.searchsorted(edges[1:-1], confidence, side="left")
         row = np.stack([np.ones_like(labels), predicted == labels, _fixed(confidence)], axis=1)
         np.add.at(calibration, bins, row)
@@ -136,8 +135,8 @@ class EvaluationCounts:
 def _shapes(classes: int) -> dict[str, tuple[int, ...]]:
     return {
         "confusion": (classes, classes),
-        "scores": (classes, 2, _SCORE_BINS),
-        "calibration": (_CONFIDENCE_BINS, 3),
+        "scores": (classes, 2, SCORE_BINS),
+        "calibration": (CONFIDENCE_BINS, 3),
         "loss": (),
         "brier": (),
     }
@@ -149,14 +148,14 @@ def _thresholds(classes: int) -> NDArray[np.float32]:
     Even steps of the logit would put all scores of a model that is still unsure in one bin; even
     steps of the probability, most scores of a very sure one. The ends are those of float32.
     """
-    steps = np.linspace(np.arcsinh(-1000), np.arcsinh(200), _SCORE_BINS - 1)
+    steps = np.linspace(np.arcsinh(-1000), np.arcsinh(200), SCORE_BINS - 1)
     odds = np.exp(0.1 * np.sinh(steps)) / (classes - 1)
     # Rounding hides that sinh and exp may differ between machines in the last bit.
     return (odds / (1 + odds)).astype(np.float32)
 
 
 def _fixed(values: NDArray[Any]) -> NDArray[np.int64]:
-    return np.rint(values.astype(np.float64) * _FRACTION).astype(np.int64)
+    return np.rint(values.astype(np.float64) * FRACTION).astype(np.int64)
 
 
 def evaluate(
@@ -267,7 +266,7 @@ def compute_metrics(counts: EvaluationCounts, class_names: Sequence[str]) -> Met
     sensitivity = _share(hits, own)
     specificity = _share(others - (confusion.sum(axis=0) - hits), others)
     table = zip(class_names, auroc, sensitivity, specificity, own, strict=True)
-    off = np.abs(counts.calibration[:, 1] - counts.calibration[:, 2] / _FRACTION).sum()
+    off = np.abs(counts.calibration[:, 1] - counts.calibration[:, 2] / FRACTION).sum()
     return Metrics(
         images=int(images),
         accuracy=float(_share(hits.sum(), images)),
@@ -275,8 +274,8 @@ def compute_metrics(counts: EvaluationCounts, class_names: Sequence[str]) -> Met
         macro_auroc=_mean(auroc),
         classes={n: ClassMetrics(float(a), float(t), float(f), int(i)) for n, a, t, f, i in table},
         ece=float(_share(off, images)),
-        brier=float(_share(counts.brier / _FRACTION, images)),
-        loss=float(_share(counts.loss / _FRACTION, images)),
+        brier=float(_share(counts.brier / FRACTION, images)),
+        loss=float(_share(counts.loss / FRACTION, images)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
 

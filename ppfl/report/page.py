@@ -2,69 +2,162 @@
 
 from __future__ import annotations
 
-import io
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ppfl.errors import RunError
+from ppfl.errors import MalformedMessageError, RunError, SettingsError
 from ppfl.federation import read_journal
-from ppfl.federation.journal import LeftHospital
-from ppfl.report.summary import PHASES, Summary, summarise
+from ppfl.federation.journal import LeftHospital, LeftItem
+from ppfl.report.summary import PHASES, Round, Summary, summarise
 from ppfl.report.templates import render
+from ppfl.settings import Study
+
+if TYPE_CHECKING:
+    from ppfl.report.results import Results
+
+_MOST_ROWS = 40  # of the rounds' table; metrics.csv has all of them
 
 
-def write_report(folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A figure of the page: an SVG file in base64, and what one cannot see of it by ear."""
+
+    svg: str
+    alt: str
+
+
+def write_report(folder: Path) -> Path:
     """Write ``report.html`` and ``metrics.csv`` into a run's folder, from its journal.
 
+    A run that is under way is told as far as it is. Settings are those in ``study.toml``, if that
+    is the file of which the journal has the fingerprint.
+
+    Returns:
+        Where the page is.
+
     Raises:
-        RunError: there is no journal, a line of it is no event, or the disk is full.
+        RunError: there is no journal, no run has begun in it, a line of it is no event, or the disk
+            is full.
     """
-    events = read_journal(folder / "journal.jsonl")
-    summary = summarise(events)
-    items = {}
+    journal = folder / "journal.jsonl"
+    if not journal.is_file():
+        hint = "`ppfl runs list` shows which runs there are"
+        raise RunError(f"{folder}: no run has begun here", hint=hint)
+    summary = summarise(read_journal(journal))
+    if summary.started is None:
+        raise RunError(f"{journal}: no run has begun in it")
+    page = _render(folder, summary)
+    target = folder / "report.html"
+    try:
+        (folder / "metrics.csv").write_text(summary.to_csv(), encoding="utf-8")
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: {error.strerror}") from None
+    return target
+
+
+def _render(folder: Path, summary: Summary) -> str:
+    # the dashboard, which draws nothing by them, would have to load matplotlib and torch
+    from ppfl.learning.released_counts import SPECIFICITIES
+    from ppfl.report.results import REDRAW_SEED, final_results
+
+    notes = list(summary.notes)
+    results: Results | None = None
+    try:
+        results = final_results(summary)
+    except MalformedMessageError as error:
+        notes.append(f"the released figures cannot be shown: {error}")
+    study = _study(folder, summary, notes)
+    return render(
+        "report.html.j2",
+        summary=summary,
+        begun=summary.started,
+        study=study,
+        results=results,
+        notes=notes,
+        pictures=_pictures(summary, results),
+        phases=PHASES,
+        rounds=_some(summary.rounds),
+        specificities=SPECIFICITIES,
+        redraw_seed=REDRAW_SEED,
+        left=_left(folder),
+        style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
+    )
+
+
+def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
+    """The figures there is something to draw in, by name."""
+    from ppfl.report import figures
+
+    found: dict[str, tuple[bytes, str]] = {}
+    rounds = summary.rounds
+    if rounds and summary.started:
+        measured = [r for r in rounds if r.metrics]
+        if measured:
+            last = measured[-1]
+            drawn = figures.draw_training(measured, summary.started.classes)
+            alt = f"Curves by round. After round {last.number}: " + ", ".join(
+                f"{label} {last.metrics[name]:.3f}"
+                for name, label in (("accuracy", "accuracy"), ("macro_auroc", "mean AUROC"))
+                if last.metrics.get(name) is not None
+            )
+            found["training"] = (drawn, alt)
+        alt = "Bars by round: seconds of each phase, and megabytes; the table below has them all."
+        found["cost"] = (figures.draw_cost(rounds), alt)
+    if results is not None:
+        ranked = sorted(results.classes, key=lambda each: each.roc.auroc.value if each.roc else 2)
+        if any(each.roc for each in ranked):
+            alt = "ROC curves. AUROC " + ", ".join(
+                f"{each.name} {each.roc.auroc.value:.3f}" for each in ranked if each.roc
+            )
+            found["roc"] = (figures.draw_roc(ranked), alt)
+        if 0 < len(results.classes) <= figures.MOST_CELLS:
+            rows = [
+                f"{each.name}: {', '.join(map(str, row))}"
+                for each, row in zip(results.classes, results.confusion, strict=True)
+            ]
+            alt = f"Confusion matrix, a row for each label: {'; '.join(rows)}"
+            found["confusion"] = (figures.draw_confusion(results), alt)
+        if results.counts is not None:
+            bins = results.counts.reliability()
+            alt = "Reliability: " + ", ".join(
+                f"at {100 * sure:.0f} % sure {100 * hits / images:.0f} % right"
+                for sure, images, hits in bins
+            )
+            found["calibration"] = (figures.draw_calibration(bins), alt)
+    return {
+        name: _Picture(base64.b64encode(svg).decode(), alt) for name, (svg, alt) in found.items()
+    }
+
+
+def _study(folder: Path, summary: Summary, notes: list[str]) -> Study | None:
+    """The study's settings, if its file is still that of the run."""
+    file = folder / "study.toml"
+    try:
+        study = Study.read(file)
+    except SettingsError:
+        notes.append("study.toml is missing or cannot be read: settings are not shown")
+        return None
+    if summary.started and study.fingerprint() != summary.started.study_fingerprint:
+        notes.append("study.toml is not the study that the journal names: settings are not shown")
+        return None
+    return study
+
+
+def _left(folder: Path) -> list[LeftItem]:
+    """Each kind of thing that left the sites whose own journals lie in the run's folder."""
+    items: dict[str, LeftItem] = {}
     for journal in sorted(folder.glob("sites/*/work/journal.jsonl")):
         for event in read_journal(journal):
             if isinstance(event, LeftHospital):
-                for item in event.items:
-                    items[item.what] = item
-    page = render(
-        "report.html.j2",
-        summary=summary,
-        phases=PHASES,
-        curves=_curves(summary),
-        left=list(items.values()),
-    )
-    try:
-        (folder / "metrics.csv").write_text(summary.to_csv(), encoding="utf-8")
-        (folder / "report.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{error.filename or folder}: {error.strerror}") from None
+                items |= {item.what: item for item in event.items}
+    return list(items.values())
 
 
-def _curves(summary: Summary) -> str:
-    """Accuracy and AUROC by round, and what a round's time went into, as SVG."""
-    # matplotlib is half of what the dashboard, which draws nothing by it, would have to load
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    numbers = [r.number for r in summary.rounds]
-    for name, label in (("accuracy", "accuracy"), ("macro_auroc", "macro AUROC")):
-        left.plot(numbers, [r.metrics.get(name) for r in summary.rounds], "o-", label=label)
-    left.set(xlabel="round", ylabel="on all sites' validation images", ylim=(0, 1.02))
-    left.legend()
-    base = [0.0] * len(numbers)
-    for phase in PHASES:
-        heights = [r.seconds[phase] for r in summary.rounds]
-        right.bar(numbers, heights, bottom=base, label=phase)
-        base = [a + b for a, b in zip(base, heights, strict=True)]
-    right.set(xlabel="round", ylabel="seconds at the median site")
-    right.legend()
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+def _some(rounds: Sequence[Round]) -> list[Round]:
+    """All rounds, or so many of them, evenly, that a table can be read; the last is one of them."""
+    step = -(-len(rounds) // _MOST_ROWS) or 1
+    return list(rounds[::-step][::-1])

@@ -7,6 +7,7 @@ from typing import Literal
 from ppfl.federation.journal import (
     Alarm,
     AnyEvent,
+    ImagesReleased,
     LeftHospital,
     MeanXRaysReleased,
     MetricsReleased,
@@ -45,6 +46,7 @@ KINDS: dict[str, Kind] = {
     "will_send": "sites",
     "metrics_released": "metrics",
     "mean_xrays_released": "metrics",
+    "images_released": "metrics",
 }
 """By an event's name, what it is about; all others are about the study."""
 
@@ -78,6 +80,9 @@ def sentence_of(event: AnyEvent) -> str:
             accuracy, images = event.metrics.get("accuracy"), event.metrics.get("images")
             found = "" if accuracy is None else f": accuracy {accuracy:.3f} on {images} images"
             return f"{event.split} metrics released by {len(event.sites)} sites{found}"
+        case ImagesReleased():
+            found = ", ".join(f"{count} of {name}" for name, count in event.images.items())
+            return f"images that all sites train on: {found}"
         case MeanXRaysReleased():
             classes = ", ".join(event.pictures) or "no class"
             return f"mean X-rays of {classes} opened; {_size(event.bytes_up)} from each site"

@@ -12,6 +12,7 @@ from typing import Any
 from ppfl.federation.journal import (
     Alarm,
     AnyEvent,
+    ImagesReleased,
     MeanXRaysReleased,
     MetricsReleased,
     RoundClosed,
@@ -47,7 +48,10 @@ class Round:
 class Summary:
     """A run: how it began, its rounds, how it ended.
 
-    ``mean_xrays`` maps a class to the federation's mean X-ray of it, a PNG file in base64.
+    ``test`` and ``validation`` are the final model's metrics, ``counts`` by split the joined counts
+    behind them (``ppfl.learning.released_counts``); all are empty where none were released.
+    ``class_images`` maps a class to all sites' training images, ``mean_xrays`` to the federation's
+    mean X-ray of it, a PNG file in base64. ``earlier_runs`` of the same journal are left out.
     """
 
     started: StudyStarted | None
@@ -57,6 +61,10 @@ class Summary:
     failed: StudyFailed | None
     notes: tuple[str, ...] = field(default=())
     mean_xrays: dict[str, str] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    class_images: dict[str, int] = field(default_factory=dict)
+    earlier_runs: int = 0
 
     @property
     def hidden_share(self) -> float:
@@ -111,20 +119,30 @@ def rounds_table(rounds: Iterable[Round]) -> str:
 
 
 def summarise(events: Sequence[AnyEvent]) -> Summary:
-    """A run's summary; a round that was done twice, after a crash, counts as it ended."""
+    """The summary of a journal's last run; a round that was done twice counts as it ended."""
+    events, earlier = _last_run(events)
     started = [event for event in events if isinstance(event, StudyStarted)]
     answers: dict[int, dict[str, SiteAnswered]] = {}
     closed_rounds: dict[int, RoundClosed] = {}
     metrics: dict[tuple[int, str], dict[str, Any]] = {}
     mean_xrays: dict[str, str] = {}
+    class_images: dict[str, int] = {}
+    counts: dict[str, dict[str, Any]] = {}
     notes = []
     for event in events:
-        if isinstance(event, SiteAnswered):
+        if isinstance(event, StudyStarted):
+            for number in [n for n in closed_rounds if n > event.resumed_after]:
+                del closed_rounds[number]  # it is done again
+        elif isinstance(event, SiteAnswered):
             answers.setdefault(event.round, {})[event.site] = event
         elif isinstance(event, RoundClosed):
             closed_rounds[event.round] = event
         elif isinstance(event, MetricsReleased):
             metrics[event.round, event.split] = event.metrics
+            if event.counts:
+                counts[event.split] = event.counts
+        elif isinstance(event, ImagesReleased):
+            class_images = event.images
         elif isinstance(event, MeanXRaysReleased):
             mean_xrays = event.pictures
         elif isinstance(event, SiteFailed):
@@ -144,7 +162,24 @@ def summarise(events: Sequence[AnyEvent]) -> Summary:
         failed=last if isinstance(last, StudyFailed) else None,
         notes=tuple(notes),
         mean_xrays=mean_xrays,
+        validation=metrics.get((max(closed_rounds, default=0), "validation"), {}),
+        counts=counts,
+        class_images=class_images,
+        earlier_runs=earlier,
     )
+
+
+def _last_run(events: Sequence[AnyEvent]) -> tuple[Sequence[AnyEvent], int]:
+    """The events of the last run in a journal, and how many runs were before it.
+
+    A run that goes on begins again under the same name.
+    """
+    begun, runs = 0, list[str]()
+    for place, event in enumerate(events):
+        if isinstance(event, StudyStarted) and event.run not in runs[-1:]:
+            runs.append(event.run)
+            begun = place
+    return events[begun:] if len(runs) > 1 else events, max(len(runs) - 1, 0)
 
 
 def summarise_round(

@@ -150,7 +150,10 @@ class FederationOptions(Section):
     minimum_sites: int = Field(2, ge=2, description="fewer than these end the round")
     deadline_s: float = Field(3600.0, gt=0, description="seconds after which a round is closed")
     release_floor: int = Field(
-        20, ge=0, description="sites release no metric computed from fewer images than these"
+        20,
+        ge=0,
+        description="sites release no metric computed from fewer images than these, and none by "
+        "class unless every class has as many",
     )
     keep_ciphertexts: bool = Field(
         False,

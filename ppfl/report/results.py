@@ -1,0 +1,98 @@
+"""What a run's model came to, with intervals, from what the sites released."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ppfl.errors import MalformedMessageError
+from ppfl.learning.intervals import Interval, share_interval
+from ppfl.learning.released_counts import ReleasedCounts, Roc, roc
+from ppfl.report.summary import Summary
+
+REDRAW_SEED = 2022
+"""From which histograms are redrawn, so that a report made again is the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """One class against the rest; None where it was not released, or no image can tell."""
+
+    name: str
+    images: int
+    auroc: float | None
+    sensitivity: Interval | None
+    specificity: Interval | None
+    roc: Roc | None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The final model on held-back images: those of the test split, where there is one.
+
+    ``confusion`` is by true, then by predicted class; it, ``classes``, ``counts`` and ``accuracy``
+    are empty where nothing was released by class.
+    """
+
+    split: str
+    metrics: Mapping[str, Any]
+    accuracy: Interval | None
+    classes: tuple[ClassResult, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    counts: ReleasedCounts | None
+
+
+def final_results(summary: Summary) -> Results | None:
+    """The results of a run; None where no metrics were released yet.
+
+    Raises:
+        MalformedMessageError: what the sites released is not what it must be.
+    """
+    split, metrics = ("test", summary.test) if summary.test else ("validation", summary.validation)
+    if not metrics:
+        return None
+    told = summary.counts.get(split)
+    counts = ReleasedCounts.from_dict(told) if told else None
+    try:
+        if int(metrics["images"]) < 1 or not 0 <= metrics["accuracy"] <= 1:
+            raise ValueError
+        for name in ("balanced_accuracy", "macro_auroc", "ece", "brier", "loss"):
+            float(metrics[name] or 0)
+        confusion = tuple(tuple(int(x) for x in row) for row in metrics["confusion"])
+        names = list(metrics["classes"])
+        if len({len(names), len(confusion), *map(len, confusion)}) != 1:
+            raise ValueError
+        classes = tuple(
+            _of_class(name, place, metrics["classes"][name], confusion, counts)
+            for place, name in enumerate(names)
+        )
+        hits = sum(row[place] for place, row in enumerate(confusion))
+        whole = sum(map(sum, confusion))
+        accuracy = share_interval(hits, whole) if whole else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise MalformedMessageError(f"the {split} metrics are not those of a model") from None
+    return Results(split, metrics, accuracy, classes, confusion, counts)
+
+
+def _of_class(
+    name: str,
+    place: int,
+    figures: Mapping[str, Any],
+    confusion: tuple[tuple[int, ...], ...],
+    counts: ReleasedCounts | None,
+) -> ClassResult:
+    own = sum(confusion[place])
+    others = sum(map(sum, confusion)) - own
+    hits = confusion[place][place]
+    wrong = sum(row[place] for row in confusion) - hits
+    auroc = figures["auroc"]
+    drawn = counts is not None and auroc is not None
+    return ClassResult(
+        name=name,
+        images=own,
+        auroc=auroc,
+        sensitivity=share_interval(hits, own) if own else None,
+        specificity=share_interval(others - wrong, others) if others else None,
+        roc=roc(counts.scores[place], auroc=auroc, seed=REDRAW_SEED) if drawn and counts else None,
+    )

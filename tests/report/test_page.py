@@ -1,0 +1,132 @@
+"""The report, as it is for finished, broken and odd runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ppfl.errors import BrowserError, RunError
+from ppfl.federation.journal import Event, StudyFailed
+from ppfl.learning.metrics import EvaluationCounts
+from ppfl.report import print_pdf, write_report
+from tests.coordinator.dashboard.studies import started
+from tests.report.runs import events, released, write_run
+
+
+def _page(folder: Path, happened: Sequence[Event]) -> str:
+    return write_report(write_run(folder, happened)).read_text(encoding="utf-8")
+
+
+def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
+    page = _page(tmp_path, list(events()))
+    assert not re.findall(r'(?:src|href)="(?!data:)|<script|@import|url\(', page)
+    pictures = re.findall(r"<img [^>]*>", page)
+    assert len(pictures) == 5
+    assert all(re.search('alt="[^"]{20,}"', picture) for picture in pictures)
+    assert "1,200" in page
+    assert "fewer than 20" in page  # Effusion's training images
+    assert re.search(r"COVID<td>\d+<td>0\.99\d \[0\.\d+, [01]\.\d+\]<td>9\d\.\d % \[", page)
+    assert "at specificity 95 %" in page
+    for head in re.findall("<th[ >][^>]*", page):
+        assert "scope=" in head
+    assert "NaN" not in page
+    assert "has not ended" not in page
+
+
+def test_a_journal_without_counts_says_what_is_missing(tmp_path: Path) -> None:
+    page = _page(tmp_path, list(events(with_counts=False)))
+    assert "ROC and calibration curves are missing" in page
+    assert len(re.findall("<img ", page)) == 3
+    assert "Numbers of training images were not released" in page
+
+
+def test_what_is_withheld_by_class_is_explained(tmp_path: Path) -> None:
+    *before, test, images, end = events()
+    metrics = test.metrics | {"classes": {}, "confusion": []}  # type: ignore[attr-defined]
+    withheld = test.model_copy(update={"metrics": metrics, "counts": {}})
+    page = _page(tmp_path, [*before, withheld, images, end])
+    assert "at least one class has fewer test images" in page
+    assert len(re.findall("<img ", page)) == 2
+
+
+def test_garbage_in_place_of_counts_is_no_end_of_the_report(tmp_path: Path) -> None:
+    *before, test, images, end = events()
+    garbage = test.model_copy(update={"counts": {"confusion": 1}})
+    assert "cannot be shown" in _page(tmp_path, [*before, garbage, images, end])
+
+
+def test_a_run_that_goes_on_or_broke_off_says_so(tmp_path: Path) -> None:
+    some = list(events())[:6]  # of the first round all, with its metrics
+    page = _page(tmp_path / "on", some)
+    assert "has not ended" in page
+    assert "1 of 4 rounds are complete" in page
+    failed = StudyFailed(round=1, code="quorum", sentence="too few sites")
+    assert "too few sites" in _page(tmp_path / "off", [*some, failed])
+    assert "No round is complete" in _page(tmp_path / "begun", some[:1])
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, list(events()))
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"version":2,"ti')
+    assert "95 % interval" in write_report(tmp_path).read_text()
+
+
+def test_of_several_runs_the_last_is_told(tmp_path: Path) -> None:
+    page = _page(tmp_path, [*events(), started(run="b2")])
+    assert "holds 2 runs" in page
+    assert "No round is complete" in page
+    assert "study.toml is not the study" in page
+
+
+def test_a_round_that_is_done_again_is_not_told_before(tmp_path: Path) -> None:
+    page = _page(tmp_path, [*list(events())[:-3], started(resumed_after=1)])
+    assert "1 of 4 rounds are complete" in page
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run has begun here"):
+        write_report(tmp_path / "missing")
+    (tmp_path / "journal.jsonl").write_text("")
+    with pytest.raises(RunError, match="no run has begun in it"):
+        write_report(tmp_path)
+    (tmp_path / "journal.jsonl").write_text('{"version":3,"event":"study_started"}\n')
+    with pytest.raises(RunError, match="journal version 3"):
+        write_report(tmp_path)
+
+
+def test_names_are_shown_as_text(tmp_path: Path) -> None:
+    hostile = [
+        started(study="<script>x</script>"),
+        released(0, "validation", EvaluationCounts.empty(3)),
+    ]
+    assert "<script>" not in _page(tmp_path, hostile)
+
+
+def test_without_a_browser_no_pdf_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("<!doctype html>")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BrowserError, match="no browser") as found:
+        print_pdf(page)
+    assert "print it" in found.value.hint
+    browser = tmp_path / "chromium"
+    browser.write_text("#!/bin/sh\nexit 3\n")
+    browser.chmod(browser.stat().st_mode | stat.S_IXUSR)
+    with pytest.raises(BrowserError, match="ended with 3"):
+        print_pdf(page)
+    browser.write_bytes(b"no program")
+    with pytest.raises(BrowserError, match="OSError"):
+        print_pdf(page)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+def test_the_page_is_printed(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("<!doctype html><p>printed")
+    assert print_pdf(page).read_bytes().startswith(b"%PDF-")
