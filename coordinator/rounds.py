@@ -246,8 +246,8 @@ class Coordinator:
 
     def _round(self, number: int) -> None:
         started = time.monotonic()
-        nodes = self._catching_up.bring_into_step(number, self._start)
         self.journal.write(RoundStarted(round=number, sites=self._roster.names))
+        nodes = self._catching_up.bring_into_step(number, self._start)
         content = self._request_after_record(number)
         bytes_down = len(self._enrolled) + len(self._total)
         vectors: dict[str, str] = {}
