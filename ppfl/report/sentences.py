@@ -115,7 +115,7 @@ def _start(event: StudyStarted) -> str:
         f"{_size(event.study_bytes_down)} in all",
     ]
     if event.kept_bytes:
-        parts.append(f"the coordinator keeps all updates: {_size(event.kept_bytes)}")
+        parts.append(f"the coordinator keeps ciphertexts: {_size(event.kept_bytes)}")
     return "; ".join(parts)
 
 

@@ -47,9 +47,13 @@ def _bytes(content: RecordDict) -> int:
     [
         ("unsafe_plaintext", {"model": {"local_layers": ["fc"]}}),
         ("unsafe_plaintext", {"federation": {"release_floor": 5, "mean_xray_size": 64}}),
+        (
+            "unsafe_plaintext",
+            {"model": {"train_from": "stage4"}, "training": {"optimiser": "scaffold"}},
+        ),
         pytest.param("shared", {"training": {"rounds": 1}}, marks=pytest.mark.slow),
     ],
-    ids=["local layers", "mean X-rays", "encrypted"],
+    ids=["local layers", "mean X-rays", "control variates", "encrypted"],
 )
 def test_what_is_told_is_what_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, custody: str, sections: dict[str, Any]
