@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ppfl.errors import DuplicateSiteError, SettingsError
+from ppfl.settings.methods import check_methods
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A name that is safe as a folder and as a table heading."""
@@ -80,15 +81,21 @@ class ModelOptions(Section):
         "seed", description="random weights from the study's seed, or pretrained on ImageNet"
     )
     start_sha256: Sha256 = Field("", description="digest of the starting parameters")
-    batch_norm: Literal["average", "local"] = Field(
+    batch_norm: Literal["average", "local", "group"] = Field(
         "average",
         description="`average`: weights, biases and running statistics are averaged like all "
-        "else; `local`: none of them ever leaves the site (FedBN)",
+        "else; `local`: none of them ever leaves the site (FedBN); `group`: group norm takes "
+        "batch norm's place and its weights and biases, and there are no running statistics",
     )
     local_layers: tuple[str, ...] = Field(
         (),
         description="layers that each site trains for itself and that never leave it, by name: "
         "`features.0` is the stem of MobileNetV2, `classifier` its last layer",
+    )
+    train_from: str = Field(
+        "",
+        description="the first layer that is trained, by name; all before it stays as it starts, "
+        "its batch norm's statistics too, and is neither sealed nor sent; empty: all are trained",
     )
 
     @property
@@ -103,7 +110,14 @@ class TrainingOptions(Section):
     rounds: int = Field(10, ge=1, le=10_000)
     local_epochs: int = Field(1, ge=1, le=1_000, description="passes over the site's images")
     batch_size: int = Field(32, ge=2, le=4096)
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="highest rate of AdamW")
+    optimiser: Literal["adamw", "sgd", "scaffold"] = Field(
+        "adamw",
+        description="of each site's steps; `sgd` needs a higher learning_rate; `scaffold`: `sgd` "
+        "whose steps control variates correct, which are sealed beside the parameters and double "
+        "an update's bytes",
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="highest rate of the optimiser")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of `sgd`")
     weight_decay: float = Field(0.01, ge=0, le=10)
     warmup: float = Field(
         0.1, ge=0, le=0.9, description="share of all steps in which the rate rises from 0"
@@ -116,6 +130,48 @@ class TrainingOptions(Section):
         True,
         description="small turns, shifts, zooms and changes of contrast; never upside down",
     )
+    proximal_mu: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="pull towards the model that the round began with (FedProx); 0: none",
+    )
+    server_optimiser: Literal["average", "fedavgm", "fedadam", "fedyogi"] = Field(
+        "average",
+        description="what every site makes of the opened average: `average` takes it as the next "
+        "model, the others step towards it, with momentum and with a step size for each parameter",
+    )
+    server_learning_rate: float = Field(
+        0.0, ge=0, le=10, description="of `server_optimiser`; 0: 1 for `fedavgm`, else 0.01"
+    )
+    server_momentum: float = Field(
+        0.9, ge=0, lt=1, description="of `server_optimiser`: β of FedAvgM, β₁ of the others"
+    )
+    server_beta2: float = Field(
+        0.99, ge=0, lt=1, description="memory of the squares in `fedadam` and `fedyogi`"
+    )
+    server_tau: float = Field(
+        1e-3, gt=0, le=1, description="τ of `fedadam` and `fedyogi`: the higher, the less adaptive"
+    )
+    frozen_statistics: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the rounds, at the end, in which batch norm's running statistics "
+        "are used as they are and no longer estimated; one round at least unless it is 0",
+    )
+    personalise_epochs: int = Field(
+        0,
+        ge=0,
+        le=1_000,
+        description="passes in which, after the last round, each site trains the last layer on "
+        "its own images alone, for a model of its own beside the study's",
+    )
+
+    @property
+    def frozen_rounds(self) -> int:
+        """How many rounds at the end leave batch norm's running statistics as they are."""
+        return max(1, round(self.frozen_statistics * self.rounds)) if self.frozen_statistics else 0
 
 
 class EncryptionOptions(Section):
@@ -211,7 +267,13 @@ class Study(Section):
             raise ValueError("cipher images need a key: custody unsafe_plaintext has none")
         if self.images.cipher != "none" and self.federation.mean_xray_size:
             raise ValueError("mean X-rays are made of X-rays, not of cipher images")
+        check_methods(self.model, self.training)
         return self
+
+    @property
+    def keeps_at_site(self) -> bool:
+        """Whether a site's round depends on what its own earlier rounds have left there."""
+        return self.model.has_local_layers or self.training.optimiser == "scaffold"
 
     @property
     def headroom_bits(self) -> int:

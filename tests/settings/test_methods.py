@@ -1,0 +1,56 @@
+"""Which ways to train a study may name together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ppfl.errors import SettingsError
+from ppfl.settings import Study, check_settings
+
+
+def _study(model: dict[str, Any], training: dict[str, Any]) -> Study:
+    table = {
+        "name": "a",
+        "classes": ["x", "y"],
+        "model": model,
+        "training": {"rounds": 10} | training,
+        "federation": {"sites": ["east", "west"]},
+    }
+    return check_settings(table, Study, where="study")
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "told"),
+    [
+        ({}, {"momentum": 0.9}, "momentum is one of sgd, not of adamw"),
+        ({}, {"momentum": 0.9, "optimiser": "scaffold"}, "momentum is one of sgd, not of scaffold"),
+        ({}, {"optimiser": "scaffold", "proximal_mu": 0.1}, "choose one"),
+        ({}, {"optimiser": "scaffold", "server_optimiser": "fedadam"}, "fedadam does not"),
+        ({}, {"server_learning_rate": 0.5}, "average has no rate"),
+        ({"batch_norm": "group"}, {"frozen_statistics": 0.5}, "no running statistics"),
+        ({}, {"frozen_statistics": 0.99}, "the start is random"),
+    ],
+)
+def test_methods_that_exclude_each_other_are_refused(
+    model: dict[str, Any], training: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingsError, match=told):
+        _study(model, training)
+
+
+def test_those_that_fit_together_are_not() -> None:
+    sgd = {"optimiser": "sgd", "momentum": 0.9, "proximal_mu": 0.1, "server_optimiser": "fedyogi"}
+    study = _study({"batch_norm": "local"}, sgd | {"server_learning_rate": 0.1})
+    assert study.keeps_at_site
+    assert _study({}, {"optimiser": "scaffold"}).keeps_at_site
+    assert not _study({}, sgd).keeps_at_site
+
+
+@pytest.mark.parametrize(
+    ("share", "rounds", "frozen"), [(0, 10, 0), (0.3, 10, 3), (0.1, 30, 3), (0.01, 10, 1)]
+)
+def test_a_share_of_the_rounds_is_whole_rounds(share: float, rounds: int, frozen: int) -> None:
+    study = _study({}, {"frozen_statistics": share, "rounds": rounds})
+    assert study.training.frozen_rounds == frozen
