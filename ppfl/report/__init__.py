@@ -1,7 +1,8 @@
 """Figures and pages made from a run's journal, and from several runs' results."""
 
+from ppfl.report.estimate import Estimate
 from ppfl.report.page import write_report
-from ppfl.report.reproduction import PAPER, Attack, Estimate, RowResult, write_reproduction
+from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
 from ppfl.report.summary import Summary, summarise
 
 __all__ = [
