@@ -63,6 +63,8 @@ def deal(scenario: Scenario, study: Study, names: list[str], folder: Path) -> di
         PpflError: the X-rays are missing, do not go round, or cannot be written.
     """
     data = scenario.simulation
+    if data.hold_out and study.images.cipher != "none":
+        raise SettingsError("a hospital that is held out has no key to make cipher images with")
     places = {name: folder / "sites" / name for name in names}
     if data.hold_out:
         places[data.hold_out] = folder / HELD_OUT / data.hold_out

@@ -1,16 +1,20 @@
 """Figures and pages made from a run's journal, and from several runs' results."""
 
+from ppfl.report.comparison import COMPARISON, Comparison, read_comparison
 from ppfl.report.estimate import Estimate
 from ppfl.report.page import write_report
 from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
 from ppfl.report.summary import Summary, summarise
 
 __all__ = [
+    "COMPARISON",
     "PAPER",
     "Attack",
+    "Comparison",
     "Estimate",
     "RowResult",
     "Summary",
+    "read_comparison",
     "summarise",
     "write_report",
     "write_reproduction",
