@@ -15,6 +15,7 @@ from typing import Any
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from coordinator.catching_up import CatchingUp
 from coordinator.records import Records
 from coordinator.released import Released
 from coordinator.roster import Answered, Roster
@@ -117,6 +118,7 @@ class Coordinator:
         self._released = Released(self.study, self.journal)
         self._enrolment = self._aggregation(self._suite, enrolment_plan(self.study).values)
         self._run, self._done, self._total = secrets.token_hex(8), 0, b""
+        self._catching_up = CatchingUp(folder, self.study, self._roster, self._request)
 
     def run(self, *, resume: bool = False) -> None:
         """Run the study from its first round, or from the last complete one, to the model.
@@ -155,11 +157,13 @@ class Coordinator:
         kept = Checkpoint.read(self._checkpoint_file, study=self.study.fingerprint())
         self._run, self._done, self._total = kept.run, kept.round_number, kept.total
         self._records.resume(self._done, self._total)
+        self._catching_up.resume(self._done)
 
     def _announce(self) -> None:
         study = self.study
         traffic = site_traffic(study, self._suite, self._start, done=self._done)
         kept = study.federation.keep_ciphertexts * len(study.federation.sites)
+        kept += study.training.server_optimiser != "average"  # the totals
         self.journal.write(
             StudyStarted(
                 run=self._run,
@@ -242,15 +246,17 @@ class Coordinator:
 
     def _round(self, number: int) -> None:
         started = time.monotonic()
+        nodes = self._catching_up.bring_into_step(number, self._start)
         self.journal.write(RoundStarted(round=number, sites=self._roster.names))
         content = self._request_after_record(number)
         bytes_down = len(self._enrolled) + len(self._total)
         vectors: dict[str, str] = {}
         aggregation = self._aggregation(self._suite, self._updates.values)
-        for answered in self._roster.ask(MessageType.TRAIN, self._roster.nodes, content, number):
+        for answered in self._roster.ask(MessageType.TRAIN, nodes, content, number):
             began = time.monotonic()
             if self._accept(aggregation, answered, number):
                 add_s = round(time.monotonic() - began, 3)
+                self._catching_up.note(answered.site, number)
                 vectors[answered.site] = self._keep(answered, number)
                 self._record(
                     answered,
@@ -260,6 +266,7 @@ class Coordinator:
                     sha256=vectors[answered.site],
                 )
         total = self._total_of(aggregation)
+        self._catching_up.keep(number, total)
         # the sites have opened the earlier total, and may refuse this one
         self._checkpoint().write(self._earlier_file)
         self._done, self._total = number, total
@@ -280,7 +287,7 @@ class Coordinator:
         content = self._request_after_record(number)
         aggregation = self._aggregation(self._suite, closing_plan(self.study).values)
         models: list[str] = []
-        nodes = self._roster.nodes
+        nodes = self._catching_up.bring_into_step(number, self._start)
         for answered in self._roster.ask("query.close", nodes, content, number):
             if self._accept(aggregation, answered, number):
                 self._records.note(answered, number)
@@ -386,8 +393,13 @@ class Coordinator:
 
     def _request_after_record(self, number: int) -> RecordDict:
         """A request for a round, with what came out of the one before."""
-        total, record = self._total, self._records.line
-        return self._request(number, enrolled=self._enrolled, total=total, record=record)
+        return self._request(
+            number,
+            enrolled=self._enrolled,
+            total=self._total,
+            record=self._records.line,
+            history=self._catching_up.history,
+        )
 
     def _request(self, round_number: int, **fields: Any) -> RecordDict:
         study = self.study.fingerprint()

@@ -31,6 +31,7 @@
     │   ├── DuplicateAnswerError   a site that answered twice
     │   ├── StaleRoundError        a message of another round than the current one
     │   ├── EnrolmentError         sums of enrolment that a site refuses to open
+    │   ├── BehindError            a site that lacks totals which its optimiser needs
     │   ├── OwnVectorError         a site's own vector that is not what it should be
     │   └── SpoiledTotalError      a total that all sites refuse to open
     └── RunError                   a run's folder or process that cannot be used
@@ -296,6 +297,14 @@ class EnrolmentError(RoundError):
     exit_code = 55
     code = "enrolment"
     public_sentence = "The sums of enrolment are none that the study allows to be opened."
+
+
+class BehindError(RoundError):
+    """A site that lacks totals which its optimiser needs."""
+
+    exit_code = 58
+    code = "behind"
+    public_sentence = "The site has missed totals, and is sent them before the next round."
 
 
 class OwnVectorError(RoundError):

@@ -19,7 +19,7 @@ from ppfl.errors import DataError, RunError, SettingsError
 from ppfl.federation.site_keys import JOURNAL_KEY, SITE_KEYS, SiteKeys
 from ppfl.learning.files import save_model
 from ppfl.learning.models import (
-    build_model,
+    build_study_model,
     get_parameters,
     load_pretrained,
     parameters_sha256,
@@ -133,7 +133,7 @@ def write_start(study: Study, path: Path, *, weights: Path | None) -> str:
         ModelError: the model cannot be built or written, or the weights cannot be had.
     """
     options = study.model
-    model = build_model(options.architecture, classes=len(study.classes), seed=study.seed)
+    model = build_study_model(study)
     if options.start == "imagenet":
         load_pretrained(model, weights, architecture=options.architecture)
     parameters = get_parameters(model)

@@ -99,7 +99,7 @@ def describe(event: AnyEvent) -> str:
             all_up, all_down = event.study_bytes_up / 1e6, event.study_bytes_down / 1e6
             kept = ""
             if event.kept_bytes:
-                kept = f"\nthe coordinator keeps all updates: {event.kept_bytes / 1e6:.1f} MB"
+                kept = f"\nthe coordinator keeps ciphertexts: {event.kept_bytes / 1e6:.1f} MB"
             return (
                 f"study {event.study}: {len(event.sites)} sites, {event.rounds} rounds; an update "
                 f"is {event.values:,} integers; protection: {event.protection}\n"

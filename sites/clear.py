@@ -23,6 +23,7 @@ class ClearPart(BaseModel):
     seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     clipped: Annotated[int, Field(ge=0)]
     countersignature: Annotated[str, Field(pattern="^[0-9a-f]*$", max_length=256)]
+    history: Sha256
 
     @classmethod
     def of(cls, site: str, answer: Answer) -> Self:
@@ -36,6 +37,7 @@ class ClearPart(BaseModel):
             seconds=dict(answer.seconds),
             clipped=answer.clipped,
             countersignature=answer.countersignature,
+            history=answer.history,
         )
 
     def with_sealed(self, sealed: bytes) -> Answer:
@@ -49,4 +51,5 @@ class ClearPart(BaseModel):
             seconds=self.seconds,
             clipped=self.clipped,
             countersignature=self.countersignature,
+            history=self.history,
         )

@@ -45,6 +45,11 @@ def _train(message: Message, context: Context) -> Message:
     return _answer(message, context, Hospital.train)
 
 
+@app.query("catch_up")
+def _catch_up(message: Message, context: Context) -> Message:
+    return _answer(message, context, Hospital.catch_up)
+
+
 @app.query("close")
 def _close(message: Message, context: Context) -> Message:
     return _answer(message, context, Hospital.close)

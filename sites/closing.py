@@ -1,4 +1,4 @@
-"""The closing counts: how the final model did on both splits, in one vector."""
+"""The closing counts: how the final model did on each split, in one vector."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from ppfl.settings import Study
 from sites.requests import ReleasedSplit
 from sites.vectors import count_shapes
 
-CLOSING_SPLITS: tuple[ReleasedSplit, ...] = get_args(ReleasedSplit)
-"""The splits that are counted at the end, in their order in the vector."""
-
 T = TypeVar("T")
 
 
 def closing_plan(study: Study) -> VectorPlan:
-    """What a site tells at the end: counts of how the final model did, on both splits."""
-    shapes = count_shapes(study)
-    integers = join_splits(dict.fromkeys(CLOSING_SPLITS, shapes))
+    """What a site tells at the end: counts of how the final model did, on both splits.
+
+    In a study with personal models, also of how each site's own did on its test images.
+    """
+    splits: list[ReleasedSplit] = ["validation", "test"]
+    if study.training.personalise_epochs:
+        splits.append("personal")
+    integers = join_splits(dict.fromkeys(splits, count_shapes(study)))
     return VectorPlan(study, parameters={}, integers=integers)
 
 
@@ -31,18 +33,17 @@ def join_splits(by_split: Mapping[ReleasedSplit, Mapping[str, T]]) -> dict[str, 
     """The counts of every split under the names that they have in the vector."""
     return {
         f"{split}.{name}": count
-        for split in CLOSING_SPLITS
-        for name, count in by_split[split].items()
+        for split, counts in by_split.items()
+        for name, count in counts.items()
     }
 
 
 def part_splits(integers: Integers) -> dict[ReleasedSplit, dict[str, NDArray[np.int64]]]:
     """The counts of each split, from the integers of such a vector."""
-    return {
-        split: {
-            name.removeprefix(f"{split}."): array
-            for name, array in integers.items()
-            if name.startswith(f"{split}.")
-        }
-        for split in CLOSING_SPLITS
-    }
+    parts: dict[ReleasedSplit, dict[str, NDArray[np.int64]]] = {}
+    for split in get_args(ReleasedSplit):
+        prefix = f"{split}."
+        counts = {n.removeprefix(prefix): a for n, a in integers.items() if n.startswith(prefix)}
+        if counts:
+            parts[split] = counts
+    return parts

@@ -30,12 +30,13 @@ from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
 from sites.approval import check_approval
-from sites.closing import CLOSING_SPLITS, closing_plan, join_splits
+from sites.closing import closing_plan, join_splits
 from sites.kept_answer import KeptAnswer, task_digest
 from sites.mean_xrays import classes_held, xrays_to_add
+from sites.personal import PERSONAL_MODEL, personalise
 from sites.phase import Phase
-from sites.requests import Answer, Released, Request
-from sites.totals import Totals
+from sites.requests import Answer, ReleasedSplit, Request
+from sites.totals import OpenedModel, Totals
 from sites.traffic import site_traffic
 from sites.vectors import enrolment_plan
 from sites.witness import Witness
@@ -146,8 +147,8 @@ class Hospital:
         self._agree_on_round(request)
         with self._phase.enter("open", request.round_number):
             enrolled = self._totals.enrolment(request)
-        # layers that stay here are what this run has made of them
-        run = request.run if self.study.model.has_local_layers else ""
+        # what stays here is what this run has made of it
+        run = request.run if self.study.keeps_at_site else ""
         task = task_digest("train", request, enrolled, run=run)
         countersignature = self._countersign(request)
         answer, again = self._kept_or_made(request, task, lambda: self._update(request, enrolled))
@@ -155,6 +156,17 @@ class Hospital:
         self._remember(request)
         what = "sealed vector: the update, and counts of validation"
         return self._leave(request, answer, what, again=again)
+
+    def catch_up(self, request: Request) -> Answer:
+        """How far the server optimiser has come here, after a step over the total in the request.
+
+        Raises:
+            PpflError: the study has no server optimiser, or as for ``train``.
+        """
+        self._agree(request)
+        with self._phase.enter("open", request.round_number):
+            history = self._totals.catch_up(request)
+        return self._leave(request, Answer(history=history))
 
     def close(self, request: Request) -> Answer:
         """The sealed counts of the final model, which the site opens, tests and keeps.
@@ -166,24 +178,27 @@ class Hospital:
         self._agree_on_round(request)
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
-            model, released = self._model(request)
+            opened = self._model(request)
+        model, released = opened.network, opened.released
         countersignature = self._countersign(request)
         self._kept.remove()  # the last round is closed
         normalisation = self._normalisation(enrolled)
+        digest = self._keep(model, number - 1, normalisation)
+        counts: dict[ReleasedSplit, EvaluationCounts] = {}
         with self._phase.enter("evaluate", number):
-            integers = join_splits(
-                {
-                    split: self._evaluate(model, split, normalisation).as_arrays()
-                    for split in CLOSING_SPLITS
-                }
-            )
+            for split in ("validation", "test"):
+                counts[split] = self._evaluate(model, split, normalisation)
+        if self.study.training.personalise_epochs:
+            counts["personal"] = self._personal(model, number, normalisation)
+        with self._phase.enter("seal", number):
+            integers = join_splits({split: c.as_arrays() for split, c in counts.items()})
             plan = closing_plan(self.study)
             sealed = plan.seal(self._totals.suite, round_number=number, integers=integers)
         answer = Answer(
             sealed=sealed.vector.to_bytes(),
             released=released,
             released_round=number - 2,
-            model_sha256=self._keep(model, number - 1, normalisation),
+            model_sha256=digest,
             seconds=self._phase.seconds,
             countersignature=countersignature,
         )
@@ -248,7 +263,8 @@ class Hospital:
     def _update(self, request: Request, enrolled: Opened) -> Answer:
         number = request.round_number
         with self._phase.enter("open", number):
-            model, released = self._model(request)
+            opened = self._model(request)
+        model, controls = opened.network, opened.controls
         start = self._totals.shared(model)
         normalisation = self._normalisation(enrolled)
         suite, plan = self._totals.suite, self._totals.update_plan(model)
@@ -257,7 +273,7 @@ class Hospital:
                 counts = self._evaluate(model, "validation", normalisation)
             with self._phase.enter("train", number) as step:
                 data = self._xrays.images("train")
-                train_locally(
+                result = train_locally(
                     model,
                     data,
                     self.study.training,
@@ -265,30 +281,34 @@ class Hospital:
                     normalisation=normalisation,
                     round_number=number,
                     seed=self._seed,
+                    corrections=controls.corrections(),
                     progress=step,
                     deadline_s=self.study.federation.deadline_s,
                 )
         with self._phase.enter("seal", number):
+            trained = self._totals.shared(model)
+            own_control = controls.after(start, trained, rates=result.rates)
             sealed = plan.seal(
                 suite,
                 round_number=number,
                 integers=counts.as_arrays(),
-                parameters=self._totals.shared(model),
-                model=start,
+                parameters=trained | own_control,
+                model=start | controls.federation,
                 weight=len(data.labels) / int(enrolled.integers["images"]),
             )
             wire = sealed.vector.to_bytes()
-            self._totals.keep_local(model, request)  # not before: a failed round leaves no trace
+            # not before: a failed round leaves no trace
+            self._totals.keep_own(model, own_control, request)
         return Answer(
             sealed=wire,
-            released=released,
+            released=opened.released,
             released_round=number - 2,
             model_sha256=parameters_sha256(start),
             seconds=self._phase.seconds | {"ahead": round(suite.ahead_s, 3)},
             clipped=sealed.clipped,
         )
 
-    def _model(self, request: Request) -> tuple[nn.Module, Released]:
+    def _model(self, request: Request) -> OpenedModel:
         """The model in the total; if that is none, whether it was this site that spoiled it."""
         try:
             return self._totals.model(request)
@@ -343,8 +363,25 @@ class Hospital:
             )
         )
 
-    def _keep(self, model: nn.Module, rounds: int, normalisation: tuple[float, float]) -> str:
-        """Write the model of so many rounds to the site's folder; its digest."""
+    def _personal(
+        self, model: nn.Module, number: int, normalisation: tuple[float, float]
+    ) -> EvaluationCounts:
+        """The test counts of the site's personal model, after it was trained and kept."""
+        with self._phase.enter("train", number) as step:
+            personalise(
+                model,
+                self._xrays.images("train"),
+                self.study,
+                normalisation=normalisation,
+                seed=self._seed,
+                progress=step,
+            )
+        self._write(model, normalisation, PERSONAL_MODEL)
+        with self._phase.enter("evaluate", number):
+            return self._evaluate(model, "test", normalisation)
+
+    def _write(self, model: nn.Module, normalisation: tuple[float, float], name: str) -> None:
+        """Write a model to a file of the site's folder."""
         kept = StudyModel(
             model,
             self.study.model.architecture,
@@ -352,8 +389,13 @@ class Hospital:
             self.study.images.size,
             normalisation,
             self.study.images.cipher,
+            group_norm=self.study.model.batch_norm == "group",
         )
-        kept.write(self.site.work / "model.safetensors", study=self.study.fingerprint())
+        kept.write(self.site.work / name, study=self.study.fingerprint())
+
+    def _keep(self, model: nn.Module, rounds: int, normalisation: tuple[float, float]) -> str:
+        """Write the model of so many rounds to the site's folder; its digest."""
+        self._write(model, normalisation, "model.safetensors")
         digest = parameters_sha256(self._totals.shared(model))
         self.journal.write(ModelKept(round=rounds, site=self.site.name, sha256=digest))
         return digest
@@ -375,6 +417,7 @@ class Hospital:
             ("seconds that each phase took", answer.seconds),
             ("how many parameters were clipped", answer.clipped),
             ("signature under the record of the round before", answer.countersignature),
+            ("digest of the totals that were opened", answer.history),
         ):
             if value:
                 size = len(json.dumps(value))

@@ -84,15 +84,17 @@ class KeptAnswer:
 def task_digest(kind: str, request: Request, enrolled: Opened, *, run: str = "") -> str:
     """SHA-256 in hexadecimal over all that an answer depends on, beside the site's own X-rays.
 
-    Those are the study, the round, the total of the round before, and the sums of enrolment, from
-    which weights and normalisation follow: what was opened, because a run that goes on has the
-    same counts sealed anew. The site's X-rays are in those sums, so that other images to train on
-    make another task. The run is not among them, unless ``run`` names it: training starts from the
-    total, the quantizer's ranges follow from the model in it, and a vector binds its study and
-    its round. So a vector made for one run is the one that another run of the study would get for
-    the same task, and no run adds it twice, because it takes one answer of each site a round.
+    Those are the study, the round, the total of the round before (with a server optimiser, the
+    history of all totals), and the sums of enrolment, from which weights and normalisation follow:
+    what was opened, because a run that goes on has the same counts sealed anew. The site's X-rays
+    are in those sums, so that other images to train on make another task. The run is not among
+    them, unless ``run`` names it: training starts from the total, the quantizer's ranges follow
+    from the model in it, and a vector binds its study and its round. So a vector made for one run
+    is the one that another run of the study would get for the same task, and no run adds it twice,
+    because it takes one answer of each site a round.
     """
     total = hashlib.sha256(request.total).hexdigest()
     sums = {name: array.tolist() for name, array in enrolled.integers.items()}
-    parts = (kind, request.study, run, request.round_number, total, enrolled.sites, sums)
+    number = request.round_number
+    parts = (kind, request.study, run, number, total, request.history, enrolled.sites, sums)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

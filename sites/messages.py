@@ -27,6 +27,7 @@ def write_request(request: Request) -> RecordDict:
             "run": request.run,
             "round": request.round_number,
             "record": request.record,
+            "history": request.history,
         }
     )
     if request.enrolled:
@@ -57,6 +58,7 @@ def read_request(content: RecordDict) -> Request:
             enrolled=read_sealed(content, "enrolled"),
             total=read_sealed(content, "total"),
             record=_bytes(config["record"]),
+            history=str(config["history"]),
             start=start,
         )
     except (KeyError, TypeError, ValueError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ppfl.crypto import EngineName, PublicKey
-from ppfl.learning.models import build_model, get_parameters
+from ppfl.learning.models import build_study_model, get_parameters
 from ppfl.settings import Study
 from sites.traffic import Traffic, site_traffic
 from sites.vectors import create_suite
@@ -42,17 +42,16 @@ def needs_of(study: Study, public: PublicKey, *, engine: EngineName = "auto") ->
         ModelError: the network cannot be built, or has no such layers as the study keeps local.
     """
     suite = create_suite(study, public, engine=engine)
-    start = get_parameters(
-        build_model(study.model.architecture, classes=len(study.classes), seed=study.seed)
-    )
+    start = get_parameters(build_study_model(study))
     traffic = site_traffic(study, suite, start)
     kept = _COPIES * (sum(array.nbytes for array in start.values()) + traffic.round_up)
     # SuperLink keeps a round's messages in its database, and once more in the database's journal
     messages = 2 * (len(study.federation.sites) + 1) * traffic.round_down
+    totals = study.training.server_optimiser != "average" and study.training.rounds
     return Needs(
         traffic,
         site_memory=TRAINING_BYTES + _PROGRAM_BYTES + kept,
         site_disk=_LOG_BYTES + kept,
         coordinator_memory=2 * _PROGRAM_BYTES + 2 * kept,
-        coordinator_disk=_LOG_BYTES + kept + messages,
+        coordinator_disk=_LOG_BYTES + kept + messages + totals * traffic.round_up,
     )

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Parameters = dict[str, NDArray[np.float32]]
-ReleasedSplit = Literal["validation", "test"]
+ReleasedSplit = Literal["validation", "test", "personal"]
 Released = Mapping[ReleasedSplit, dict[str, Any]]
-"""The federation's metrics by split; empty where too few images stand behind them."""
+"""The federation's metrics by split; empty where too few images stand behind them.
+
+``personal`` is the test split again, each site's images under its personal model.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,9 @@ class Request:
     """What the coordinator asks of a site.
 
     ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet; ``record`` is
-    the signed line of the coordinator's journal about the round that ``total`` is of; ``start``
-    holds the public starting parameters, at enrolment only.
+    the signed line of the coordinator's journal about the round that ``total`` is of; ``history``
+    is the digest of all totals up to ``total``, in a study with a server optimiser only; ``start``
+    holds the public starting parameters, at enrolment and to a site that must begin anew.
     """
 
     study: str
@@ -30,6 +34,7 @@ class Request:
     enrolled: bytes = b""
     total: bytes = b""
     record: bytes = b""
+    history: str = ""
     start: Parameters = field(default_factory=dict)
 
 
@@ -40,7 +45,8 @@ class Answer:
     ``released`` maps a split to the federation's metrics for the model after
     ``released_round`` rounds; ``model_sha256`` is the digest of the model the site opened;
     ``mean_xrays`` maps a class to the pixels of the federation's mean X-ray, 8-bit grey row by row,
-    in base64; ``countersignature`` is the site's under the record it was shown, hexadecimal.
+    in base64; ``countersignature`` is the site's under the record it was shown, hexadecimal;
+    ``history`` is the digest of the totals that the site's optimiser has stepped over.
     """
 
     sealed: bytes = b""
@@ -51,6 +57,7 @@ class Answer:
     seconds: Mapping[str, float] = field(default_factory=dict)
     clipped: int = 0
     countersignature: str = ""
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)

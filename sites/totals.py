@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,20 +27,32 @@ from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.models import (
-    build_model,
+    build_study_model,
     get_parameters,
+    local_names,
     parameters_sha256,
     set_parameters,
     shared_names,
 )
 from ppfl.settings import SiteFile, Study
 from sites.closing import closing_plan, part_splits
+from sites.control_variates import ControlVariates, control_shapes, is_control
 from sites.local_layers import LocalLayers
 from sites.mean_xrays import means_to_release
 from sites.requests import Parameters, Released, ReleasedSplit, Request
+from sites.server_states import ServerStates
 from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 
 _RELEASED_DIGITS = 6  # two machines may differ in the last bits of a float, never in these
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedModel:
+    """What a round begins with: the model, its metrics on all sites, and control variates."""
+
+    network: nn.Module
+    released: Released
+    controls: ControlVariates
 
 
 class Totals:
@@ -49,6 +62,7 @@ class Totals:
         self._site, self._study = site, study
         self._start_file = site.work / "start.safetensors"
         self._local_layers = LocalLayers(site.work, study=study.fingerprint())
+        self._server_states = ServerStates(site.work, study)
 
     @cached_property
     def suite(self) -> Suite:
@@ -114,25 +128,69 @@ class Totals:
         opened.write_text(digest, encoding="ascii")
         return means_to_release(self._study, classes)
 
-    def model(self, request: Request) -> tuple[nn.Module, Released]:
-        """The model of the round before, and the metrics that came with it.
+    def model(self, request: Request) -> OpenedModel:
+        """The model of the round before, and what came with it.
 
-        It is the average of all sites, and this site's own local layers. A site that has trained
-        none yet begins with those of the start.
+        It is the average of all sites, or the server optimiser's step towards it, this site's own
+        local layers, and what is not trained. A site that has trained no local layers yet begins
+        with those of the start.
 
         Raises:
+            BehindError: the study has a server optimiser, whose state is not here.
             PpflError: the total is none that the study allows to be opened, or a file is damaged.
         """
         model, number = self._build(), request.round_number
-        if number == 1:
-            set_parameters(model, self._start())
-            return model, {}
-        opened = self._open(self.update_plan(model), request.total, round_number=number - 1)
         parameters = get_parameters(model)
-        if len(opened.parameters) < len(parameters):  # the study has local layers
-            parameters |= self._local_layers.before(number, run=request.run) or self._start()
-        set_parameters(model, parameters | opened.parameters)
-        return model, self._release("validation", opened.integers)
+        average, released = self._average(request, model)
+        shared = {name: array for name, array in average.items() if not is_control(name)}
+        if len(shared) < len(parameters):
+            parameters |= self._start()
+        own = {}
+        if self._study.keeps_at_site:
+            own = self._local_layers.before(number, run=request.run)
+            parameters |= {name: array for name, array in own.items() if not is_control(name)}
+        set_parameters(model, parameters | shared)
+        controls = ControlVariates()
+        if self._study.training.optimiser == "scaffold":
+            shapes = control_shapes(shapes_of(self.shared(model)))
+            zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+            controls = ControlVariates(*(_update(zeros, known) for known in (average, own)))
+        return OpenedModel(model, released, controls)
+
+    def catch_up(self, request: Request) -> str:
+        """The history of the totals that the server optimiser here has stepped over.
+
+        Where the request has a total, that is stepped over first.
+
+        Raises:
+            StudyMismatchError: the study has no server optimiser.
+            PpflError: as for ``model``.
+        """
+        if self._study.training.server_optimiser == "average":
+            raise StudyMismatchError("a study without a server optimiser has nothing to catch up")
+        if request.start:
+            self.keep_start(request)
+        if request.total:
+            self._average(request, self._build())
+        return self._server_states.history()
+
+    def _average(self, request: Request, model: nn.Module) -> tuple[Parameters, Released]:
+        """What the sites' last round comes to, control variates too, and the metrics with it."""
+        last = request.round_number - 1
+        if last == 0:
+            return {}, {}
+        opened = self._open(self.update_plan(model), request.total, round_number=last)
+        average = opened.parameters
+        if self._study.training.server_optimiser != "average":
+            start = self._start()
+            average = self._server_states.step(
+                average,
+                {name: start[name] for name in average},
+                round_number=last,
+                total=request.total,
+                history=request.history,
+            )
+        return average, self._release("validation", opened.integers)
 
     def closing(self, request: Request) -> Released:
         """The metrics of the final model, on both splits.
@@ -173,28 +231,25 @@ class Totals:
         parameters = get_parameters(model)
         return {name: parameters[name] for name in shared_names(parameters, self._study.model)}
 
-    def keep_local(self, model: nn.Module, request: Request) -> None:
-        """Keep the parameters that are never sent, if there are any, for the next round.
+    def keep_own(self, model: nn.Module, own_control: Parameters, request: Request) -> None:
+        """Keep, for the next round, the local layers and the site's own control variate, if any.
 
         Raises:
             NotFiniteError: one of them is NaN or infinite.
             ModelError: they cannot be written.
         """
         parameters = get_parameters(model)
-        for name in shared_names(parameters, self._study.model):
-            del parameters[name]
-        if parameters:
-            self._local_layers.keep(parameters, round_number=request.round_number, run=request.run)
+        local = local_names(parameters, self._study.model)
+        own = {name: parameters[name] for name in local} | own_control
+        if own:
+            self._local_layers.keep(own, round_number=request.round_number, run=request.run)
 
     def update_plan(self, model: nn.Module) -> VectorPlan:
         """What lies in an update of this model."""
         return update_plan(self._study, shapes_of(self.shared(model)))
 
     def _build(self) -> nn.Module:
-        options = self._study.model
-        return build_model(
-            options.architecture, classes=len(self._study.classes), seed=self._study.seed
-        )
+        return build_study_model(self._study)
 
     def _start(self) -> Parameters:
         parameters, _ = load_model(self._start_file)
@@ -230,6 +285,11 @@ class Totals:
         metrics = compute_metrics(counts, self._study.classes).to_dict()
         rounded: dict[str, Any] = _rounded(metrics)
         return {split: rounded}
+
+
+def _update(zeros: Parameters, known: Parameters) -> Parameters:
+    """Those of the arrays that are known, in the order of the zeros, which stand for the others."""
+    return {name: known.get(name, zero) for name, zero in zeros.items()}
 
 
 def _rounded(value: Any) -> Any:

@@ -13,8 +13,7 @@ from ppfl.errors import KeyMismatchError, SettingsError
 from ppfl.federation import VectorPlan
 from ppfl.learning.metrics import EvaluationCounts
 from ppfl.settings import Study
-
-Shapes = Mapping[str, tuple[int, ...]]
+from sites.control_variates import Shapes, control_shapes
 
 
 def enrolment_plan(study: Study) -> VectorPlan:
@@ -29,8 +28,13 @@ def enrolment_plan(study: Study) -> VectorPlan:
 
 
 def update_plan(study: Study, shapes: Shapes) -> VectorPlan:
-    """What a site tells in each round: its parameters, and counts of how the model did."""
-    return VectorPlan(study, parameters=shapes, integers=count_shapes(study))
+    """What a site tells in each round: its parameters, and counts of how the model did.
+
+    ``shapes`` are those of the parameters that the study averages; SCAFFOLD's control variates come
+    behind them.
+    """
+    controls = control_shapes(shapes) if study.training.optimiser == "scaffold" else {}
+    return VectorPlan(study, parameters={**shapes, **controls}, integers=count_shapes(study))
 
 
 def create_suite(

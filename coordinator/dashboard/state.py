@@ -233,6 +233,8 @@ class RunState:
             self.alarms.settle("clipping")
 
     def _note_metrics(self, event: MetricsReleased) -> None:
+        if event.split not in self._metrics:  # of personal models: the log tells them
+            return
         metrics = event.metrics
         row = {name: metrics[name] for name in _CURVES if name in metrics}
         row["classes"] = {

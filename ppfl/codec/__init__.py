@@ -1,7 +1,7 @@
 """From parameters to sealed vectors and back: fixed point, slots, tail, suites, wire."""
 
 from ppfl.codec.quantizer import WEIGHT_UNIT, Quantizer
-from ppfl.codec.ranges import RANGE_BITS, Parameters, count_ranges, ranges_of
+from ppfl.codec.ranges import RANGE_BITS, Parameters, count_ranges, extents_of, ranges_of
 from ppfl.codec.slots import SlotLayout
 from ppfl.codec.suites import PackedSuite, Suite, UnsafePlaintextSuite
 from ppfl.codec.tail import Integers, TailField, TailLayout
@@ -21,5 +21,6 @@ __all__ = [
     "TailLayout",
     "UnsafePlaintextSuite",
     "count_ranges",
+    "extents_of",
     "ranges_of",
 ]

@@ -152,7 +152,7 @@ class MetricsReleased(Event):
 
     event: Literal["metrics_released"] = "metrics_released"
     round: int
-    split: Literal["validation", "test"]
+    split: Literal["validation", "test", "personal"]
     sites: tuple[str, ...]
     metrics: dict[str, Any]
 

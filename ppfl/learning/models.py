@@ -5,6 +5,8 @@ normalization. ICLR 2021.
 
 [ALC19] Arivazhagan, Aggarwal, Singh, Choudhary: Federated learning with personalization layers.
 arXiv:1912.00818, 2019.
+
+[WH18] Wu, He: Group normalization. ECCV 2018.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -27,17 +30,42 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from ppfl.errors import ModelError, NotFiniteError
 from ppfl.learning.files import read_tensors
-from ppfl.settings import ModelOptions
+from ppfl.settings import ModelOptions, Study
 
 _AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # second outputs that build_model leaves out
+_GROUP_CHANNELS = (
+    16  # of one group [WH18, table 4], or as many of them as divide a layer's channels
+)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # as in torchvision's files
 
 
-def build_model(architecture: str, *, classes: int, seed: int) -> nn.Module:
+def build_study_model(study: Study) -> nn.Module:
+    """The network of a study, in which only what the study trains requires gradients.
+
+    Raises:
+        ModelError: torchvision has no such classifier, or it no such layer as ``train_from``.
+    """
+    options = study.model
+    model = build_model(
+        options.architecture,
+        classes=len(study.classes),
+        seed=study.seed,
+        group_norm=options.batch_norm == "group",
+    )
+    frozen = _frozen_names(get_parameters(model), options)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return model
+
+
+def build_model(
+    architecture: str, *, classes: int, seed: int, group_norm: bool = False
+) -> nn.Module:
     """A classifier of ``torchvision.models`` with random weights, the same for the same seed.
 
     Input (n, 3, h, w), output (n, classes) logits, also where torchvision would add auxiliary
-    outputs. torch's global random state is left as it was.
+    outputs. torch's global random state is left as it was. With ``group_norm`` every batch norm
+    gives way to a group norm of its weights and biases [WH18].
 
     Raises:
         ModelError: torchvision has no classifier of that name.
@@ -55,7 +83,19 @@ def build_model(architecture: str, *, classes: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
+    if group_norm:
+        for prefix, layer in batch_norm_layers(model).items():
+            parent, _, child = prefix.removesuffix(".").rpartition(".")
+            setattr(model.get_submodule(parent), child, _group_norm(layer))
     return model
+
+
+def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
+    channels = layer.num_features
+    groups = channels // math.gcd(channels, _GROUP_CHANNELS)
+    norm = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
+    norm.load_state_dict(dict(layer.named_parameters()))
+    return norm
 
 
 def _near(name: str, names: Collection[str]) -> str:
@@ -67,8 +107,9 @@ def _near(name: str, names: Collection[str]) -> str:
 def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str) -> list[str]:
     """The names of the tensors left at their start after ImageNet weights went into the model.
 
-    Only tensors of the last layer can be left, because their number of classes differs. The weights
-    come from a file (see ``read_tensors``), or, without one, from torchvision's site.
+    Only tensors of the last layer can be left, because their number of classes differs. The running
+    statistics of a batch norm that gave way to a group norm are not taken. The weights come from a
+    file (see ``read_tensors``), or, without one, from torchvision's site.
 
     Raises:
         ModelError: the weights cannot be had, or do not fit: a tensor is missing, unknown or of
@@ -82,11 +123,15 @@ def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str)
         for name, tensor in tensors.items()
         if not _AUXILIARY.match(name)
     }
+    for name, module in model.named_modules():
+        if isinstance(module, nn.GroupNorm):
+            for statistic in STATISTICS:
+                found.pop(f"{name}.{statistic}", None)
     state = model.state_dict()
     unknown = [n for n in found if n not in state and not n.endswith("num_batches_tracked")]
     if unknown:
         raise ModelError(f"{where}: {unknown[0]}: the model has no such tensor")
-    own, last = _floating(state), _last_layer(model)
+    own, last = _floating(state), f"{last_layer(model)}."
     left = []
     for name, tensor in own.items():
         if name not in found:
@@ -115,11 +160,15 @@ def _download(architecture: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _last_layer(model: nn.Module) -> str:
-    """The prefix of its tensors' names; SqueezeNet alone ends in a convolution."""
+def last_layer(model: nn.Module) -> str:
+    """The name of the layer that gives the logits; SqueezeNet alone ends in a convolution."""
     layers = (nn.Linear, nn.Conv2d)
     names: list[str] = [n for n, module in model.named_modules() if isinstance(module, layers)]
-    return f"{names[-1]}."
+    return names[-1]
+
+
+STATISTICS = ("running_mean", "running_var")
+"""How the names of batch norm's running statistics end; nothing but the images moves them."""
 
 
 def get_parameters(model: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -140,33 +189,63 @@ def _floating(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def shared_names(names: Iterable[str], options: ModelOptions) -> list[str]:
     """Those of a network's parameters that the sites average, in the order of ``names``.
 
-    The others are local: each site trains its own, from the same start. They are all tensors of
-    ``local_layers`` [ALC19], and, where ``batch_norm`` is local, all of each layer that has
-    running statistics [LJZ21].
+    Of the others, those before ``train_from`` stay at every site as they started, and the rest are
+    local: each site trains its own, from the same start. They are all tensors of ``local_layers``
+    [ALC19], and, where ``batch_norm`` is local, all of each layer that has running statistics
+    [LJZ21].
 
     Raises:
-        ModelError: the network has no such layer, or nothing is left to average.
+        ModelError: the network has no such layer, a local layer is not trained, or nothing is left
+            to average.
     """
     names = list(names)
-    layers = dict.fromkeys(layer for name in names for layer in _layers_around(name))
+    frozen = _frozen_names(names, options)
     for layer in options.local_layers:
-        if layer not in layers:
-            outermost = ", ".join(name for name in layers if "." not in name)
+        if frozen.issuperset(_inside(layer, names, "local_layers", options)):
             raise ModelError(
-                f"model.local_layers: {options.architecture} has no layer {layer!r} that holds "
-                "parameters",
-                hint=_near(layer, layers) or f"its outermost layers are {outermost}",
+                f"model.local_layers: {layer!r} lies before train_from = {options.train_from!r}, "
+                "and is not trained"
             )
     local = set(options.local_layers)
     if options.batch_norm == "local":
         local |= {name.rpartition(".")[0] for name in names if name.endswith(".running_mean")}
-    shared = [name for name in names if local.isdisjoint(_layers_around(name))]
+    trained = [name for name in names if name not in frozen]
+    shared = [name for name in trained if local.isdisjoint(_layers_around(name))]
     if not shared:
         raise ModelError(
             f"model.local_layers: every parameter of {options.architecture} would stay at its site",
             hint="leave at least one layer to average",
         )
     return shared
+
+
+def local_names(names: Iterable[str], options: ModelOptions) -> list[str]:
+    """Those of a network's parameters that each site trains for itself; raises as above."""
+    names = list(names)
+    elsewhere = _frozen_names(names, options).union(shared_names(names, options))
+    return [name for name in names if name not in elsewhere]
+
+
+def _frozen_names(names: Iterable[str], options: ModelOptions) -> frozenset[str]:
+    """The tensors before the first one of ``train_from``, in the network's order."""
+    names = list(names)
+    if not options.train_from:
+        return frozenset()
+    first = _inside(options.train_from, names, "train_from", options)[0]
+    return frozenset(names[: names.index(first)])
+
+
+def _inside(layer: str, names: list[str], key: str, options: ModelOptions) -> list[str]:
+    """The tensors of a layer that the study names, at least one."""
+    inside = [name for name in names if layer in _layers_around(name)]
+    if not inside:
+        layers = dict.fromkeys(layer for name in names for layer in _layers_around(name))
+        outermost = ", ".join(name for name in layers if "." not in name)
+        raise ModelError(
+            f"model.{key}: {options.architecture} has no layer {layer!r} that holds parameters",
+            hint=_near(layer, layers) or f"its outermost layers are {outermost}",
+        )
+    return inside
 
 
 def _layers_around(name: str) -> list[str]:

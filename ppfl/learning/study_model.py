@@ -24,7 +24,7 @@ class StudyModel:
 
     ``size`` is the side of the square input in pixels, ``normalisation`` mean and standard
     deviation of a pixel in [0, 1], ``cipher`` what the network sees in place of a pixel
-    (``images.cipher`` of the study).
+    (``images.cipher`` of the study), ``group_norm`` whether group norm stands for batch norm in it.
     """
 
     network: nn.Module
@@ -33,6 +33,7 @@ class StudyModel:
     size: int
     normalisation: tuple[float, float]
     cipher: str = "none"
+    group_norm: bool = False
 
     def write(self, path: Path, *, study: str) -> None:
         """Write it as safetensors, for its owner's eyes; ``study`` is the study's fingerprint.
@@ -51,6 +52,7 @@ class StudyModel:
                 "size": str(self.size),
                 "normalisation": json.dumps(self.normalisation),
                 "cipher": self.cipher,
+                "group_norm": json.dumps(self.group_norm),
                 "sha256": parameters_sha256(parameters),
             },
         )
@@ -68,13 +70,14 @@ class StudyModel:
             mean, deviation = (float(number) for number in json.loads(metadata["normalisation"]))
             size, architecture = int(metadata["size"]), metadata["architecture"]
             sha256, cipher = metadata["sha256"], metadata.get("cipher", "none")
+            group_norm = bool(json.loads(metadata.get("group_norm", "false")))
         except (KeyError, TypeError, ValueError):
             raise ModelError(f"{path}: not the model of a study") from None
         if parameters_sha256(parameters) != sha256:
             raise ModelError(f"{path}: the parameters are not those that were written")
-        network = build_model(architecture, classes=len(classes), seed=0)
+        network = build_model(architecture, classes=len(classes), seed=0, group_norm=group_norm)
         set_parameters(network, parameters)
-        return cls(network, architecture, classes, size, (mean, deviation), cipher)
+        return cls(network, architecture, classes, size, (mean, deviation), cipher, group_norm)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (n, classes) for 8-bit images (n, size, size), or cipher images.

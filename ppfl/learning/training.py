@@ -1,13 +1,17 @@
 """Training at one site between two sums.
 
 [WJ21] Y. Wu, J. Johnson, "Rethinking 'Batch' in BatchNorm", 2021, arXiv 2105.07576, §3.
+
+[LSZ20] T. Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020.
+
+[KKM20] S. P. Karimireddy et al., "SCAFFOLD", ICML 2020.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppfl.errors import DataError, NotFiniteError, RoundError
 from ppfl.learning.augment import augment
@@ -32,11 +37,13 @@ class TrainingResult:
     """What one round of training came to.
 
     ``loss`` is the mean over the images of the last epoch, in nats; ``images`` is the site's number
-    of images, each seen once an epoch; ``seconds`` is wall time.
+    of images, each seen once an epoch; ``rates`` is the sum of the learning rates of all steps;
+    ``seconds`` is wall time.
     """
 
     loss: float
     steps: int
+    rates: float
     images: int
     seconds: float
 
@@ -50,29 +57,36 @@ def train_locally(
     normalisation: tuple[float, float],
     round_number: int,
     seed: int,
+    corrections: Mapping[str, NDArray[np.float32]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     deadline_s: float | None = None,
 ) -> TrainingResult:
     """Train the model in place for ``options.local_epochs`` and say how it went.
 
-    A site keeps no state between rounds: the rate depends on the round alone, AdamW's moments start
-    at zero. The same arguments on the same number of threads give the same parameters, bit for bit.
+    Nothing is kept between rounds here: the rate depends on the round alone, and the optimiser's
+    moments start at zero. The same arguments on the same number of threads give the same
+    parameters, bit for bit. Parameters that require no gradient stay as they are.
+
+    With ``proximal_mu`` the loss of a step gains μ/2 · ‖w − w_t‖², where w_t is the model as it was
+    given [LSZ20, eq. 2].
 
     Afterwards batch norm's running statistics are estimated anew, with the parameters as they have
     become and on images as they are [WJ21]: those gathered in training belong to earlier parameters
     and to augmented images, and an average of them misleads the network on all sites.
 
-    A site with a single image trains with the global statistics of batch norm and leaves them as
-    they are, since one image has no variance.
+    Batch norm trains with the statistics that it was given, and leaves them as they are, in the
+    study's last rounds where ``frozen_statistics`` says so, in layers that are not trained, and at
+    a site with a single image, since one image has no variance.
 
     Args:
-        model: from ``build_model``; it is left in training mode.
+        model: from ``build_study_model``; it is left in training mode.
         data: the site's images, at least one, and labels in [0, classes).
         options: the study's.
         classes: number of classes.
         normalisation: mean and standard deviation of a pixel in [0, 1].
         round_number: in [1, options.rounds].
         seed: where the order of images, their augmentation and dropout begin.
+        corrections: by parameter, what is added to its gradient in every step [KKM20, eq. 3].
         progress: told the steps done and the steps in all, after each step.
         deadline_s: seconds from now after which to give up, looked at before each step.
 
@@ -92,15 +106,20 @@ def train_locally(
     start = int(np.random.SeedSequence((seed, round_number)).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(start)
     weights = _class_weights(data.labels, classes, weighted=options.class_weighting)
-    # fused: one pass over all tensors, a tenth of a step's time less than one tensor at a time
-    optimiser = torch.optim.AdamW(_parameter_groups(model, options.weight_decay), fused=True)
+    optimiser = _optimiser(model, options)
     model.to(memory_format=torch.channels_last).train()
-    if images == 1:
-        for layer in batch_norm_layers(model).values():
+    adjust = _Adjustment(model, options.proximal_mu, corrections or {})
+    estimated = []
+    for layer in batch_norm_layers(model).values():
+        frozen = layer.affine and not layer.weight.requires_grad
+        if images == 1 or frozen or round_number > options.rounds - options.frozen_rounds:
             layer.eval()
+        elif layer.track_running_stats:
+            estimated.append(layer)
     batches_an_epoch = len(_cuts(images, options.batch_size)) + 1
     steps = batches_an_epoch * options.local_epochs
     losses: list[float] = []
+    rates: list[float] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(start)  # dropout knows no other generator
         for step, chosen in enumerate(_batches(images, options, generator)):
@@ -113,6 +132,7 @@ def train_locally(
             # The middle of a step, so that neither the first nor the last is taken at rate 0.
             done = (round_number - 1 + (step + 0.5) / steps) / options.rounds
             rate = learning_rate_at(done, options)
+            rates.append(rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             pixels = as_tensor(data.images[chosen])
@@ -134,25 +154,50 @@ def train_locally(
                 )
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            adjust.gradients()
             optimiser.step()
             if progress is not None:
                 progress(step + 1, steps)
-        if images > 1:
+        if estimated:
             chosen = torch.randperm(images, generator=generator)[:_STATISTIC_IMAGES].numpy()
-            _estimate_statistics(model, data.images[chosen], normalisation)
+            _estimate_statistics(model, estimated, data.images[chosen], normalisation)
     return TrainingResult(
         loss=sum(losses[-batches_an_epoch:]) / images,
         steps=steps,
+        rates=math.fsum(rates),
         images=images,
         seconds=time.monotonic() - started,
     )
 
 
+class _Adjustment:
+    """What a study's method adds to each step's gradients."""
+
+    def __init__(
+        self, model: nn.Module, mu: float, corrections: Mapping[str, NDArray[np.float32]]
+    ) -> None:
+        self._mu = mu
+        learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._pulled = [(p, p.detach().clone()) for p in learnt.values()] if mu else []
+        self._corrected = [(learnt[name], torch.tensor(c)) for name, c in corrections.items()]
+
+    def gradients(self) -> None:
+        """Add it to the gradients that the loss has left."""
+        for parameter, start in self._pulled:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=self._mu)
+        for parameter, correction in self._corrected:
+            if parameter.grad is not None:
+                parameter.grad.add_(correction)
+
+
 def _estimate_statistics(
-    model: nn.Module, images: NDArray[np.uint8], normalisation: tuple[float, float]
+    model: nn.Module,
+    layers: Sequence[_BatchNorm],
+    images: NDArray[np.uint8],
+    normalisation: tuple[float, float],
 ) -> None:
-    """Set batch norm's running statistics to the means over batches of these images."""
-    layers = [layer for layer in batch_norm_layers(model).values() if layer.track_running_stats]
+    """Set the running statistics of batch-norm layers to the means over batches of these images."""
     momenta = [layer.momentum for layer in layers]
     model.eval()  # so that dropout is off
     for layer in layers:
@@ -199,6 +244,15 @@ def _class_weights(labels: NDArray[np.int64], classes: int, *, weighted: bool) -
     counts = np.bincount(labels, minlength=classes)
     weights = 1 / np.maximum(counts, counts.max() / _HIGHEST_CLASS_WEIGHT)
     return torch.tensor(weights / weights[labels].mean(), dtype=torch.float32)
+
+
+def _optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """The study's, whose rate is set before each step."""
+    groups = _parameter_groups(model, options.weight_decay)
+    # fused: one pass over all tensors, a tenth of a step's time less than one tensor at a time
+    if options.optimiser == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.SGD(groups, momentum=options.momentum, fused=True)
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

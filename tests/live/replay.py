@@ -24,7 +24,7 @@ from ppfl.federation.journal import (
     StudyStarted,
 )
 from ppfl.learning.images import ImageSet, pixel_sums
-from ppfl.learning.models import build_model, get_parameters, set_parameters
+from ppfl.learning.models import build_study_model, get_parameters, set_parameters
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
 from sites.vectors import shapes_of
@@ -120,7 +120,7 @@ class Replay:
     ) -> Parameters:
         study = self._study
         classes = len(study.classes)
-        model = build_model(study.model.architecture, classes=classes, seed=study.seed)
+        model = build_study_model(study)
         set_parameters(model, before)
         place = study.federation.sites.index(site)
         seed = int(np.random.SeedSequence((study.seed, place)).generate_state(1, np.uint32)[0])
