@@ -21,6 +21,7 @@ from ppfl.settings import SiteFile, Study, read_settings
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from simulations.scenario import Scenario
+from sites.personal import PERSONAL_MODEL
 from sites.xrays import XRays
 
 
@@ -45,6 +46,8 @@ class Predictions:
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """A complete run: its study, how it went, and what each site's model says of its own tests.
+
+    Where the sites have personal models, it is these that are asked.
 
     ``minutes`` are from enrolment to test; making keys and sealing a vault is not in them.
     """
@@ -90,9 +93,9 @@ def run_to_end(folder: Path) -> Outcome:
     study = Study.read(folder / "study.toml")
     predictions, train_images = {}, 0
     for site in site_files(study, folder):
-        train_images += len(XRays(site, study).records("train"))
-        model = StudyModel.read(site.work / "model.safetensors")
-        predictions[site.name] = predict_tests(model.predict, XRays(site, study).images("test"))
+        xrays = XRays(site, study)
+        train_images += len(xrays.records("train"))
+        predictions[site.name] = predict_tests(common_model(site).predict, xrays.images("test"))
     correct = join_predictions(predictions.values()).correct
     told = summary.test.get("accuracy")
     if told is not None and abs(correct.mean() - told) > 1e-6:
@@ -100,7 +103,31 @@ def run_to_end(folder: Path) -> Outcome:
             f"{folder}: the models are right in {correct.mean():.4f} of cases, the federation "
             f"said {told:.4f}"
         )
+    if study.training.personalise_epochs:
+        for site in site_files(study, folder):
+            images = XRays(site, study).images("test")
+            predictions[site.name] = predict_tests(own_model(site, study).predict, images)
     return Outcome(study, summary, predictions, train_images, _minutes(events))
+
+
+def common_model(site: SiteFile) -> StudyModel:
+    """What a site has of a study's model; the same everywhere, but for layers that are local.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    return StudyModel.read(site.work / "model.safetensors")
+
+
+def own_model(site: SiteFile, study: Study) -> StudyModel:
+    """The model that a site would use: its personal one, if the study makes some.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if study.training.personalise_epochs:
+        return StudyModel.read(site.work / PERSONAL_MODEL)
+    return common_model(site)
 
 
 def predict_tests(

@@ -2,6 +2,7 @@
 
 from ppfl.report.comparison import COMPARISON, Comparison, read_comparison
 from ppfl.report.estimate import Estimate
+from ppfl.report.methods import CellResult, write_methods
 from ppfl.report.page import write_report
 from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
 from ppfl.report.summary import Summary, summarise
@@ -10,12 +11,14 @@ __all__ = [
     "COMPARISON",
     "PAPER",
     "Attack",
+    "CellResult",
     "Comparison",
     "Estimate",
     "RowResult",
     "Summary",
     "read_comparison",
     "summarise",
+    "write_methods",
     "write_report",
     "write_reproduction",
 ]

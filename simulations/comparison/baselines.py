@@ -15,7 +15,7 @@ from ppfl.files import replace_private
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.images import ImageSet, normalisation_of, pixel_sums
 from ppfl.learning.memory import keep_freed_memory
-from ppfl.learning.models import build_model, get_parameters, set_parameters
+from ppfl.learning.models import build_study_model, get_parameters, set_parameters
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import Section, SiteFile, Study, TrainingOptions, read_settings
@@ -111,7 +111,7 @@ def _train(
     normalisation = study.images.normalisation
     if normalisation == "federation":
         normalisation = normalisation_of(*pixel_sums(data))
-    network = build_model(study.model.architecture, classes=classes, seed=study.seed)
+    network = build_study_model(study)
     last, first, steps, seconds = place / "last.safetensors", 1, 0, 0.0
     parameters, metadata = load_model(last if last.exists() else folder / "start.safetensors")
     if last.exists():
@@ -140,6 +140,7 @@ def _train(
         study.images.size,
         normalisation,
         study.images.cipher,
+        group_norm=study.model.batch_norm == "group",
     )
     model.write(kept, study=study.fingerprint())
     trained = Trained(images=len(data.labels), steps=steps, minutes=round(seconds / 60, 2))

@@ -29,7 +29,14 @@ from simulations.comparison.baselines import (
     train_pooled,
 )
 from simulations.dealing import HELD_OUT, held_out_xrays
-from simulations.outcome import Predictions, join_predictions, predict_tests, site_files
+from simulations.outcome import (
+    Predictions,
+    common_model,
+    join_predictions,
+    own_model,
+    predict_tests,
+    site_files,
+)
 from sites.xrays import XRays
 
 METHODS: tuple[Method, ...] = ("local", "pooled", "plaintext")
@@ -39,27 +46,29 @@ _FEWEST = 10  # patients; below, resamples are too few to speak of an interval
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Federation:
-    """The models that a federation ended with, by site; all are one where no layer is local."""
+    """The models that a federation ended with, by site.
 
-    models: Mapping[str, StudyModel]
+    ``own`` are those that the sites would use, ``common`` those that it had trained; all of these
+    are one where no layer is local.
+    """
+
+    own: Mapping[str, StudyModel]
+    common: Mapping[str, StudyModel]
 
     @classmethod
     def read(cls, study: Study, folder: Path) -> _Federation:
-        return cls(
-            {
-                site.name: StudyModel.read(site.work / "model.safetensors")
-                for site in site_files(study, folder)
-            }
-        )
+        sites = site_files(study, folder)
+        common = {site.name: common_model(site) for site in sites}
+        return cls({site.name: own_model(site, study) for site in sites}, common)
 
     @property
     def digests(self) -> list[str]:
-        """Of each site's model, in order."""
-        return [parameters_sha256(get_parameters(m.network)) for m in self.models.values()]
+        """Of what each site has of the common model, in order."""
+        return [parameters_sha256(get_parameters(m.network)) for m in self.common.values()]
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities for a hospital that took no part: the mean over the different models."""
-        different = dict(zip(self.digests, self.models.values(), strict=True)).values()
+        different = dict(zip(self.digests, self.common.values(), strict=True)).values()
         mean: NDArray[np.float32] = np.mean([m.predict(images) for m in different], axis=0)
         return mean
 
@@ -104,8 +113,8 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
     if pooled:
         by_method["pooled"] = own(dict.fromkeys(names, pooled.model))
     if plain:
-        by_method["plaintext"] = own(plain.models)
-    federated = own(federation.models)
+        by_method["plaintext"] = own(plain.own)
+    federated = own(federation.own)
     compare = _Comparer(study.classes, study.seed)
     places = []
     for name in ("", *tests):
