@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 import simulations.runner
 from ppfl.errors import SettingsError
+from ppfl.learning import intervals
 from ppfl.learning.models import get_parameters, parameters_sha256
 from ppfl.learning.sources import ImageRecord, write_manifest
 from ppfl.learning.splits import split_by_group
@@ -43,6 +45,7 @@ def test_a_federation_is_compared_with_its_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(simulations.runner, "write_report", lambda _: None)  # takes longer
+    monkeypatch.setattr(intervals, "_RESAMPLES", 1000)
     scenario = tiny_scenario("shared", images={"test": 0.4}, training={"rounds": 1})
     held = scenario.simulation.model_copy(update={"hold_out": "west"})
     folder = tmp_path / "run"
@@ -176,23 +179,21 @@ def test_no_test_image_is_of_a_patient_whom_a_site_trains_on(tmp_path: Path) -> 
 
 
 def test_the_command_compares_and_prints(tmp_path: Path) -> None:
-    names = "baselines"
-    arguments = [
-        *("simulate", "quickstart", "--in-process", "--out", str(tmp_path / names)),
-        *("--set", "architecture=shufflenet_v2_x0_5", "--set", "custody=unsafe_plaintext"),
-        *("--rounds", "1", "--set", "local_epochs=1", "--set", "mean_xray_size=0"),
-        *("--hold-out", "valley", "--compare", "local"),
-    ]
+    scenario = tiny_scenario("unsafe_plaintext", training={"rounds": 1})
+    path, out = tmp_path / "tiny.toml", str(tmp_path / "run")
+    path.write_text(tomli_w.dumps(scenario.model_dump(mode="json")))
+    arguments = ["simulate", str(path), "--in-process", "--out", out]
+    arguments += ["--hold-out", "west", "--compare", "local"]
     result = CliRunner().invoke(_app, arguments, catch_exceptions=False)
-    assert "valley (took no part)" in result.stdout
-    assert "harbour's own model" in result.stdout
-    arguments = ["simulate", "--resume", str(tmp_path / names), "--in-process", "--json"]
+    assert "west (took no part)" in result.stdout
+    assert "north's own model" in result.stdout
+    arguments = ["simulate", "--resume", out, "--in-process", "--json"]
     result = CliRunner().invoke(_app, [*arguments, "--compare", "local"], catch_exceptions=False)
     told = json.loads(result.stdout)["comparison"]
-    assert [place["name"] for place in told["places"]] == ["", "north", "harbour", "valley"]
+    assert [place["name"] for place in told["places"]] == ["", "east", "north", "west"]
     for extra, message in (
         (["--compare", "locale"], "--compare locale: there are local, pooled, plaintext"),
-        (["--hold-out", "valley"], "--hold-out is for a new run"),
+        (["--hold-out", "west"], "--hold-out is for a new run"),
     ):
         result = CliRunner().invoke(_app, [*arguments, *extra])
         assert isinstance(result.exception, SettingsError)
