@@ -11,10 +11,13 @@ from rich.console import Console
 
 from coordinator.summary_table import print_summary
 from ppfl.crypto import choose_engine
-from ppfl.errors import RunError
+from ppfl.errors import RunError, SettingsError
 from ppfl.federation import read_journal
-from ppfl.report import Summary, summarise
+from ppfl.report import Comparison, Summary, summarise
 from ppfl.settings import SiteFile
+from simulations.comparison.compare import compare_run, read_methods
+from simulations.comparison.show import print_comparison
+from simulations.dealing import held_out_xrays
 from simulations.prepare import prepare
 from simulations.progress import RunProgress
 from simulations.runner import run_in_flower, run_in_process
@@ -33,6 +36,10 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="the run's folder")] = None,
     resume: Annotated[Path | None, typer.Option(help="go on with the run in a folder")] = None,
     in_process: Annotated[bool, typer.Option(help="without Flower's processes")] = False,
+    compare: Annotated[
+        str, typer.Option(help="train these beside it: local,pooled,plaintext")
+    ] = "",
+    hold_out: Annotated[str, typer.Option(help="a hospital that takes no part, to test on")] = "",
     actors: Annotated[int, typer.Option(help="hospitals at work at one time", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
@@ -40,14 +47,21 @@ def simulate(
 
     Example: ppfl simulate covid --data xrays --rounds 6 --set value_bits=14
     """
+    methods = read_methods(compare)
     if resume is not None:
         folder = resume
+        if hold_out:
+            raise SettingsError("--hold-out is for a new run: the sites of this one have trained")
         if not (folder / "study.toml").exists():
             raise RunError(f"{folder}: holds no run to resume")
     else:
         folder = out or Path("runs") / Path(scenario).stem
         chosen = read_scenario(
-            scenario, rounds=rounds, sites=sites, data=data, changes=changes or ()
+            scenario,
+            rounds=rounds,
+            sites=sites,
+            data=data,
+            changes=[*(changes or ()), *([f"hold_out={json.dumps(hold_out)}"] if hold_out else ())],
         )
         _talk.print(f"Preparing {folder}: X-rays, keys, starting parameters")
         prepare(chosen, folder)
@@ -56,6 +70,9 @@ def simulate(
             run_in_process(folder)
         else:
             run_in_flower(folder, _APP, actors=actors)
+    comparison = None
+    if methods or held_out_xrays(folder):
+        comparison = compare_run(folder, methods, _talk.print)
     summary = summarise(read_journal(folder / "journal.jsonl"))
     first = folder / "sites" / summary.rounds[-1].sites[0]
     places = {
@@ -65,13 +82,16 @@ def simulate(
     }
     if as_json:
         engine = {"engine": choose_engine(SiteFile.read(first / "site.toml").engine).name}
-        typer.echo(json.dumps(summary.to_dict() | engine | places))
+        compared = {"comparison": comparison.model_dump(mode="json")} if comparison else {}
+        typer.echo(json.dumps(summary.to_dict() | engine | places | compared))
     else:
-        _show(summary, places)
+        _show(summary, comparison, places)
 
 
-def _show(summary: Summary, places: dict[str, str]) -> None:
+def _show(summary: Summary, comparison: Comparison | None, places: dict[str, str]) -> None:
     out = Console()
     print_summary(summary, out)
+    if comparison:
+        print_comparison(comparison, out)
     for name, place in places.items():
         out.print(f"{name}: {place}", soft_wrap=True)

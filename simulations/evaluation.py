@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ppfl.errors import DataError
 from ppfl.learning.images import load_images
@@ -18,6 +16,7 @@ from ppfl.learning.metrics import compute_metrics
 from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
 from ppfl.xray.pictures import read_grey
+from simulations.tables import figure_table
 
 _NOTE = "A research model, not a medical device: no figure here is a diagnosis."
 
@@ -68,7 +67,7 @@ def predict_images(
     if as_json:
         typer.echo(json.dumps(told))
         return
-    table = _table("image", "class", *kept.classes)
+    table = figure_table("image", "class", *kept.classes)
     for answer in told:
         shares = [f"{share:.3f}" for share in answer["probabilities"].values()]
         table.add_row(answer["image"], answer["class"], *shares)
@@ -82,11 +81,11 @@ def _show_metrics(metrics: dict[str, Any], classes: tuple[str, ...]) -> None:
     for name, figure in whole.items():
         out.print(f"{name}: {figure if isinstance(figure, int) else f'{figure:.4f}'}")
     first = metrics["classes"][classes[0]]
-    table = _table("class", *first)
+    table = figure_table("class", *first)
     for name in classes:
         table.add_row(name, *(_short(figure) for figure in metrics["classes"][name].values()))
     out.print(table)
-    table = _table("true \\ predicted", *classes)
+    table = figure_table("true \\ predicted", *classes)
     for name, row in zip(classes, metrics["confusion"], strict=True):
         table.add_row(name, *map(str, row))
     out.print(table)
@@ -96,10 +95,3 @@ def _short(figure: float | None) -> str:
     if figure is None:
         return "–"
     return str(figure) if isinstance(figure, int) else f"{figure:.3f}"
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in others:
-        table.add_column(heading, justify="right")
-    return table

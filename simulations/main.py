@@ -21,6 +21,7 @@ from ppfl.learning.check import check_folder
 from simulations.command import simulate
 from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
+from simulations.methods.command import compare_methods
 from simulations.reproduction.command import reproduce
 from sites.keys_command import create_keys, show_key
 from sites.printing import run_command_line
@@ -35,6 +36,7 @@ _app.command()(bench)
 _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
 _app.command()(reproduce)
+_app.command()(compare_methods)
 _app.command()(doctor)
 _app.command("audit")(audit_run)
 _app.command("export")(export_run)

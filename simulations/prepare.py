@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
@@ -26,12 +24,11 @@ from ppfl.learning.models import (
     load_pretrained,
     shared_names,
 )
-from ppfl.learning.sources import read_records, write_manifest
-from ppfl.learning.splits import partition_records
+from ppfl.learning.sources import read_records
 from ppfl.settings import SiteFile, Study, check_settings
-from ppfl.xray import Scanner, write_phantoms
 from ppfl.xray.vault import VaultSource, seal_folder
 from ppfl.xray.vault_file import VaultKey
+from simulations.dealing import deal, hospital_names
 from simulations.scenario import Scenario, read_scenario
 
 _SIGNING_KEY = "signing.key"
@@ -59,10 +56,13 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
         )
     data = scenario.simulation
     table = json.loads(json.dumps(scenario.study))
-    if data.phantoms and not data.data:
-        table["federation"]["sites"] = [hospital.name for hospital in data.phantoms]
+    federation = table["federation"]
+    named = federation.get("sites", [])
+    names = hospital_names(
+        data, named if isinstance(named, list) else [], classes=table.get("classes", [])
+    )
+    federation["sites"] = [name for name in names if name != data.hold_out]
     draft = check_settings(table, Study, where="study")
-    _check_room_for(data.data, data.phantoms)
     folder.mkdir(parents=True, exist_ok=True)
     weights = Path(data.weights) if data.weights else _weights_beside(data.data, draft)
     table.setdefault("model", {})["start_sha256"] = write_start(
@@ -74,16 +74,15 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
         write_public_key(folder / "public.key", key.public)
         table.setdefault("encryption", {})["key_fingerprint"] = key.public.fingerprint
     study = check_settings(table, Study, where="study")
-    deal = _draw(scenario, study, folder) if not data.data else _deal(scenario, study, folder)
+    dealt = deal(scenario, study, names, folder)
     coordinator = create_signing_key(folder / JOURNAL_KEY)
     site_keys = {}
     for name in study.federation.sites:
         place = folder / "sites" / name
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
         site_keys[name] = create_signing_key(place / _SIGNING_KEY).public
         (place / "study.toml").write_text(study.to_toml(), encoding="utf-8")
         if data.vault:
-            deal[name] = _seal(place, place / deal[name], study, key)
+            dealt[name] = _seal(place, place / dealt[name], study, key)
         if key is not None:
             passphrase = secrets.token_urlsafe(24)
             write_private_key(place / "private.key", key, passphrase=passphrase)
@@ -92,7 +91,7 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
             secret.write_text(passphrase, encoding="utf-8")
         site = SiteFile(
             name=name,
-            data=deal[name],
+            data=dealt[name],
             key=Path("private.key") if key else None,
             passphrase_file=Path("passphrase") if key else None,
             engine=data.engine,
@@ -124,15 +123,6 @@ def _seal(place: Path, data: Path, study: Study, key: PrivateKey | None) -> Path
     return Path("vault")
 
 
-def _check_room_for(data: str, phantoms: Sequence[Any]) -> None:
-    if not data and not phantoms:
-        raise SettingsError(
-            "this scenario needs X-rays", hint="say where they lie with --data FOLDER"
-        )
-    if data and not Path(data).exists():
-        raise DataError(f"{data}: no such folder")
-
-
 def write_start(study: Study, path: Path, *, weights: Path | None) -> str:
     """The digest of a study's starting parameters, after they were written to ``path``.
 
@@ -157,29 +147,3 @@ def _weights_beside(data: str, study: Study) -> Path | None:
     named = folder.glob(f"{study.model.architecture}*")
     found = sorted(path for path in named if path.suffix in _WEIGHT_FILES)
     return found[0] if found else None
-
-
-def _draw(scenario: Scenario, study: Study, folder: Path) -> dict[str, Path]:
-    for number, hospital in enumerate(scenario.simulation.phantoms):
-        write_phantoms(
-            folder / "sites" / hospital.name / "xrays",
-            counts=hospital.counts,
-            size=study.images.size,
-            seed=study.seed,
-            scanner=Scanner(gamma=hospital.gamma, contrast=hospital.contrast, noise=hospital.noise),
-            patients_prefix=f"p{chr(ord('a') + number)}",
-        )
-    return {hospital.name: Path("xrays") for hospital in scenario.simulation.phantoms}
-
-
-def _deal(scenario: Scenario, study: Study, folder: Path) -> dict[str, Path]:
-    records = read_records(Path(scenario.simulation.data), classes=study.classes)
-    sites = study.federation.sites
-    dealt = partition_records(
-        records, sites=sites, how=scenario.simulation.partition, seed=study.seed
-    )
-    for name, share in dealt.items():
-        place = folder / "sites" / name
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_manifest(place / "manifest.csv", share)
-    return {name: Path("manifest.csv") for name in sites}

@@ -14,6 +14,7 @@ from ppfl.errors import SettingsError
 from ppfl.learning.splits import Partition
 from ppfl.settings import Section, Study, check_settings
 from ppfl.settings.study import Name
+from simulations.altered import AlteredHospital
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
@@ -34,6 +35,12 @@ class Simulated(Section):
     data: str = Field("", description="folder or table of X-rays; empty: phantoms are drawn")
     phantoms: tuple[PhantomHospital, ...] = ()
     partition: Partition = Partition()
+    altered: tuple[AlteredHospital, ...] = Field(
+        (), description="hospitals with wrong labels or another scanner"
+    )
+    hold_out: str = Field(
+        "", description="a hospital that takes no part, to test on; empty: all take part"
+    )
     key_bits: int = Field(3072, description="bits of the key that is made for the run")
     engine: Literal["auto", "native", "gmp", "reference"] = "auto"
     vault: bool = Field(False, description="each hospital's X-rays lie encrypted in a vault")
@@ -57,20 +64,15 @@ def read_scenario(
 ) -> Scenario:
     """The scenario of a file, or of a name under simulations/scenarios, with changes.
 
+    A file that ``extends`` a built-in scenario has only the settings in which it differs.
+
     ``changes`` are ``key=value``; a key is a path such as ``training.rounds``, or its last part
     where only one table has it; a value is TOML, or else text.
 
     Raises:
         SettingsError: there is no such scenario, or a key or value is not allowed.
     """
-    path = Path(source) if source.endswith(".toml") else SCENARIOS / f"{source}.toml"
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in SCENARIOS.glob("*.toml")))
-        raise SettingsError(f"{source}: no such scenario; built in are {known}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path}: not a readable TOML file: {error}") from None
+    table = _read_table(source)
     table.setdefault("simulation", {})
     table.setdefault("study", {}).setdefault("federation", {})
     if rounds is not None:
@@ -84,7 +86,35 @@ def read_scenario(
         table["study"]["federation"]["sites"] = names
     for change in changes:
         _apply(table, change)
-    return check_settings(table, Scenario, where=str(path))
+    return check_settings(table, Scenario, where=source)
+
+
+def _read_table(source: str) -> dict[str, Any]:
+    path = Path(source) if source.endswith(".toml") else SCENARIOS / f"{source}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in SCENARIOS.glob("*.toml")))
+        raise SettingsError(f"{source}: no such scenario; built in are {known}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: not a readable TOML file: {error}") from None
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if not isinstance(base, str) or base.endswith(".toml"):
+        raise SettingsError(f"{path}: extends must name a built-in scenario, got {base!r}")
+    return _merge(_read_table(base), table)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The table with the changes of another, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merge(below, value)
+        merged[key] = value
+    return merged
 
 
 def _apply(table: dict[str, Any], change: str) -> None:

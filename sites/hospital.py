@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ppfl.federation import Journal, Opened
 from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept, WillSend
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import parameters_sha256
-from ppfl.learning.images import pixel_sums
+from ppfl.learning.images import normalisation_of, pixel_sums
 from ppfl.learning.memory import keep_freed_memory
 from ppfl.learning.metrics import EvaluationCounts, evaluate
 from ppfl.learning.released_counts import images_to_tell
@@ -43,6 +42,15 @@ from sites.traffic import site_traffic
 from sites.vectors import enrolment_plan
 from sites.witness import Witness
 from sites.xrays import SplitName, XRays
+
+
+def site_seed(study: Study, name: str) -> int:
+    """Where a site's training begins to draw, in [0, 2**32).
+
+    Each has its own, so that no two of them shuffle alike, and none depends on a clock.
+    """
+    sequence = np.random.SeedSequence((study.seed, study.federation.sites.index(name)))
+    return int(sequence.generate_state(1, np.uint32)[0])
 
 
 class Hospital:
@@ -339,16 +347,11 @@ class Hospital:
         if self.study.images.normalisation != "federation":
             return self.study.images.normalisation
         pixels, total, squares = (int(number) for number in enrolled.integers["pixels"])
-        mean = total / pixels
-        variance = max(squares / pixels - mean * mean, 1.0)
-        return mean / 255, sqrt(variance) / 255
+        return normalisation_of(pixels, total, squares)
 
     @property
     def _seed(self) -> int:
-        """Each site's own, so that no two of them shuffle alike, and none depends on a clock."""
-        position = self.study.federation.sites.index(self.site.name)
-        sequence = np.random.SeedSequence((self.study.seed, position))
-        return int(sequence.generate_state(1, np.uint32)[0])
+        return site_seed(self.study, self.site.name)
 
     # What stays, and what leaves
 

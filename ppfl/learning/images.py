@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -92,6 +93,13 @@ def pixel_sums(images: ImageSet) -> tuple[int, int, int]:
         counts += np.bincount(image.ravel(), minlength=256)
     levels = np.arange(256, dtype=np.int64)
     return int(counts.sum()), int(counts @ levels), int(counts @ levels**2)
+
+
+def normalisation_of(pixels: int, total: int, squares: int) -> tuple[float, float]:
+    """Mean and standard deviation of a pixel in [0, 1], from what ``pixel_sums`` tells."""
+    mean = total / pixels
+    variance = max(squares / pixels - mean * mean, 1.0)
+    return mean / 255, math.sqrt(variance) / 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)

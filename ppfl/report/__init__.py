@@ -1,18 +1,26 @@
 """Figures and pages made from a run's journal, and from several runs' results."""
 
+from ppfl.report.comparison import COMPARISON, Comparison, read_comparison
+from ppfl.report.estimate import Estimate
+from ppfl.report.methods import CellResult, write_methods
 from ppfl.report.page import write_report
 from ppfl.report.pdf import print_pdf
-from ppfl.report.reproduction import PAPER, Attack, Estimate, RowResult, write_reproduction
+from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
 from ppfl.report.summary import Summary, summarise
 
 __all__ = [
+    "COMPARISON",
     "PAPER",
     "Attack",
+    "CellResult",
+    "Comparison",
     "Estimate",
     "RowResult",
     "Summary",
     "print_pdf",
+    "read_comparison",
     "summarise",
+    "write_methods",
     "write_report",
     "write_reproduction",
 ]

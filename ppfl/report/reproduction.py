@@ -12,28 +12,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from ppfl.errors import RunError
+from ppfl.report.estimate import Estimate
 from ppfl.report.templates import render
 
 PAPER = {"plain X-rays": 0.942, "encrypted X-rays": 0.933}
 """Accuracies that the paper (arXiv 2203.07728, §4) reports for MobileNetV2."""
-
-
-class Estimate(BaseModel):
-    """A figure and its 95 % confidence interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: float
-    low: float
-    high: float
-
-    def percent(self, *, signed: bool = False) -> str:
-        """As text, in percent, with the interval in brackets."""
-        sign = "+" if signed else ""
-        value, low, high = (
-            format(100 * x, f"{sign}.1f") for x in (self.value, self.low, self.high)
-        )
-        return f"{value} [{low}, {high}]".replace("-", "−")
 
 
 class Attack(BaseModel):

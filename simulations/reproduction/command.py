@@ -16,10 +16,11 @@ from ppfl.errors import SettingsError
 from ppfl.learning.sources import ImageRecord, read_records
 from ppfl.report import PAPER, RowResult, write_reproduction
 from ppfl.xray import write_phantoms
+from simulations.outcome import prepare_or_resume, run_to_end
 from simulations.progress import RunProgress
 from simulations.reproduction.leaks import choose_public
 from simulations.reproduction.results import compare, finish_row, read_pictures, read_row
-from simulations.reproduction.rows import MORE, ROWS, Row, prepare_row, row_scenario, run_row
+from simulations.reproduction.rows import MORE, ROWS, Row, row_scenario
 
 _talk = Console(stderr=True)
 _QUICK_COUNTS = {"Normal": 240, "Effusion": 240}
@@ -55,12 +56,12 @@ def reproduce(
     for row in rows:
         folder = out / row.key
         _talk.print(f"({row.key}) {row.name}")
-        prepare_row(scenarios[row.key], folder)
+        prepare_or_resume(scenarios[row.key], folder)
         if read_row(folder) is None:
             if scenarios[row.key].study["images"].get("cipher") == "fresh_randomness":
                 _talk.print("  encrypting each pixel by itself: a minute for a million")
             with RunProgress(folder, _talk):
-                outcome = run_row(folder)
+                outcome = run_to_end(folder)
             _talk.print("  measuring what it leaks")
             finish_row(row, outcome, folder, public)
         results = _write(out, quick=quick, public=public)

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from ppfl.errors import RunError
 from ppfl.files import replace_private
-from ppfl.learning.intervals import Interval, accuracy_interval, difference_interval
+from ppfl.learning.intervals import accuracy_interval, difference_interval
 from ppfl.learning.sources import ImageRecord
 from ppfl.report import Estimate, RowResult
+from simulations.outcome import Outcome, Predictions, join_predictions, site_files
 from simulations.reproduction.leaks import measure_leaks
-from simulations.reproduction.rows import Outcome, Predictions, Row, site_files
+from simulations.reproduction.rows import Row
 
 _ROW = "row.json"
 _PREDICTIONS = "predictions.npz"
@@ -28,7 +29,8 @@ def finish_row(row: Row, outcome: Outcome, folder: Path, public: Sequence[ImageR
     Raises:
         PpflError: the site's data cannot be read.
     """
-    study, predictions, told = outcome.study, outcome.predictions, outcome.summary
+    study, told = outcome.study, outcome.summary
+    predictions = join_predictions(outcome.predictions.values())
     leaks = measure_leaks(study, site_files(study, folder), public)
     right = accuracy_interval(predictions.correct, predictions.groups, seed=_SEED)
     training = study.training
@@ -45,7 +47,7 @@ def finish_row(row: Row, outcome: Outcome, folder: Path, public: Sequence[ImageR
         learning_rate=training.learning_rate,
         train_images=outcome.train_images,
         test_images=len(predictions.labels),
-        accuracy=_estimate(right),
+        accuracy=Estimate.of(right),
         macro_auroc=told.test.get("macro_auroc"),
         chance=_chance(predictions),
         leakage=leaks.leakage,
@@ -98,7 +100,7 @@ def compare(rows: Sequence[tuple[Path, RowResult]]) -> list[RowResult]:
             less = difference_interval(
                 one.correct, one.groups, other.correct, other.groups, seed=_SEED
             )
-            update = {"less_than_plain": _estimate(less), "compared_with": control[0][1].key}
+            update = {"less_than_plain": Estimate.of(less), "compared_with": control[0][1].key}
             compared.append(result.model_copy(update=update))
         else:
             compared.append(result)
@@ -121,7 +123,3 @@ def _chance(predictions: Predictions) -> float:
     true = np.bincount(predictions.labels, minlength=classes) / images
     given = np.bincount(predictions.probabilities.argmax(axis=1), minlength=classes) / images
     return float(true @ given)
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(**asdict(interval))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ppfl.learning.splits import Partition
 from ppfl.settings import Connection, CoordinatorFile, GatewayLimits, Section, SiteFile, Study
+from simulations.altered import AlteredHospital
 from simulations.scenario import PhantomHospital, Simulated
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -13,7 +14,15 @@ _PAGE = (_DOCS / "study.md").read_text()
 def test_every_setting_is_documented_with_its_default() -> None:
     sections = [info.annotation for info in Study.model_fields.values()]
     kinds = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, Section)]
-    kinds += [Simulated, PhantomHospital, Partition, SiteFile, Connection, CoordinatorFile]
+    kinds += [
+        AlteredHospital,
+        Simulated,
+        PhantomHospital,
+        Partition,
+        SiteFile,
+        Connection,
+        CoordinatorFile,
+    ]
     for kind in kinds:
         for name, info in kind.model_fields.items():
             rows = [line for line in _PAGE.splitlines() if line.startswith(f"| `{name}` |")]

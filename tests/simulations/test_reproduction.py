@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from ppfl.errors import RunError, SettingsError
 from ppfl.learning.sources import ImageRecord
 from simulations.main import _app
+from simulations.outcome import Predictions, prepare_or_resume
 from simulations.reproduction import command, results
 from simulations.reproduction.leaks import choose_public
-from simulations.reproduction.rows import prepare_row
 from tests.simulations.tiny import tiny_scenario
 
 # all but the last layer stay at the sites: whole networks are encrypted in test_in_process.py
@@ -80,7 +80,7 @@ def test_a_row_cut_off_while_it_was_prepared_begins_anew(tmp_path: Path) -> None
     scenario = tiny_scenario("shared")
     (tmp_path / "a" / "sites" / "north").mkdir(parents=True)
     (tmp_path / "a" / "sites" / "north" / "private.key").write_text("of a key that is lost")
-    prepare_row(scenario, tmp_path / "a")
+    prepare_or_resume(scenario, tmp_path / "a")
     assert (tmp_path / "a" / "study.toml").exists()
 
 
@@ -111,6 +111,6 @@ def test_chance_is_what_answers_without_a_look_would_reach() -> None:
     generator = np.random.default_rng(1)
     labels = generator.choice(3, size=4000, p=[0.5, 0.3, 0.2])
     blind = np.eye(3, dtype=np.float32)[generator.choice(3, size=4000, p=[0.7, 0.2, 0.1])]
-    found = results.Predictions(blind, labels, np.arange(4000).astype(str))
+    found = Predictions(blind, labels, np.arange(4000).astype(str))
     assert results._chance(found) == pytest.approx(0.5 * 0.7 + 0.3 * 0.2 + 0.2 * 0.1, abs=0.02)
     assert found.correct.mean() == pytest.approx(results._chance(found), abs=0.02)

@@ -62,7 +62,7 @@ def test_a_study_begins_with_what_it_takes_of_each_sites_line() -> None:
     assert line_of(started(kept_bytes=2_000_000)) == (
         "study thorax began: 3 sites, 4 rounds; an update is 1,000 integers; "
         "protection: Paillier, 3072 bits; each site sends 7.2 MB and receives 7.2 MB a round, "
-        "28.8 MB and 0.0 kB in all; the coordinator keeps all updates: 2.0 MB"
+        "28.8 MB and 0.0 kB in all; the coordinator keeps ciphertexts: 2.0 MB"
     )
 
 

@@ -1,0 +1,165 @@
+"""What a federation is compared with, trained beside it: each cut-off goes on at its last round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from ppfl.errors import RunError
+from ppfl.files import replace_private
+from ppfl.learning.files import load_model, save_model
+from ppfl.learning.images import ImageSet, normalisation_of, pixel_sums
+from ppfl.learning.memory import keep_freed_memory
+from ppfl.learning.models import build_study_model, get_parameters, set_parameters
+from ppfl.learning.study_model import StudyModel
+from ppfl.learning.training import train_locally
+from ppfl.settings import Section, SiteFile, Study, TrainingOptions, read_settings
+from simulations.outcome import Outcome, prepare_or_resume, run_to_end, site_files
+from simulations.scenario import Scenario
+from sites.hospital import site_seed
+from sites.xrays import XRays
+
+BASELINES = "baselines"
+"""The folder of a run in which its baselines are trained."""
+
+_PLAINTEXT = "unsafe_plaintext"
+
+
+class Trained(Section):
+    """What a training without a federation took; ``minutes`` leave out pauses."""
+
+    images: int
+    steps: int
+    minutes: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Baseline:
+    """A model that was trained without a federation, and what that took."""
+
+    model: StudyModel
+    trained: Trained
+
+
+def train_local(study: Study, folder: Path, name: str, tell: Callable[[str], None]) -> Baseline:
+    """A site's model of its own: as many steps as in the federation, with the same seed.
+
+    Raises:
+        PpflError: its X-rays cannot be used, or training failed.
+    """
+    sites = [site for site in site_files(study, folder) if site.name == name]
+    place = folder / BASELINES / f"local-{name}"
+    return _train(study, folder, sites, place, seed=site_seed(study, name), tell=tell)
+
+
+def train_pooled(study: Study, folder: Path, tell: Callable[[str], None]) -> Baseline:
+    """The model of all sites' X-rays in one place: as many passes over each as in the federation.
+
+    So it takes as many steps as all sites together. Its seed is that of the first site.
+
+    Raises:
+        PpflError: X-rays cannot be used, or training failed.
+    """
+    seed = site_seed(study, study.federation.sites[0])
+    sites = site_files(study, folder)
+    return _train(study, folder, sites, folder / BASELINES / "pooled", seed=seed, tell=tell)
+
+
+def run_without_encryption(folder: Path) -> Outcome:
+    """The same federation over the same X-rays from the same seed, under custody unsafe_plaintext.
+
+    Its values are rounded as under encryption, and its models are the same, bit for bit.
+
+    Raises:
+        PpflError: as for ``prepare`` and ``run_to_end``.
+    """
+    scenario = read_settings(folder / "scenario.toml", Scenario)
+    encryption = scenario.study.get("encryption", {}) | {"custody": _PLAINTEXT}
+    study = scenario.study | {"encryption": encryption}
+    # a vault gives the same images, and cannot be opened without a key
+    simulation = scenario.simulation.model_copy(update={"vault": False})
+    plain = folder / BASELINES / "plaintext"
+    prepare_or_resume(Scenario(study=study, simulation=simulation), plain)
+    return run_to_end(plain)
+
+
+def _train(
+    study: Study,
+    folder: Path,
+    sites: Sequence[SiteFile],
+    place: Path,
+    *,
+    seed: int,
+    tell: Callable[[str], None],
+) -> Baseline:
+    """Train on some sites' images together, from the study's start, round by round."""
+    kept, done = place / "model.safetensors", place / "trained.json"
+    if done.exists():
+        try:
+            return Baseline(StudyModel.read(kept), Trained.model_validate_json(done.read_bytes()))
+        except ValidationError:
+            raise RunError(f"{done}: damaged", hint="remove it to train anew") from None
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_freed_memory()
+    options, classes = _without_federation(study.training), len(study.classes)
+    data = _join([XRays(site, study).images("train") for site in sites])
+    normalisation = study.images.normalisation
+    if normalisation == "federation":
+        normalisation = normalisation_of(*pixel_sums(data))
+    network = build_study_model(study)
+    last, first, steps, seconds = place / "last.safetensors", 1, 0, 0.0
+    parameters, metadata = load_model(last if last.exists() else folder / "start.safetensors")
+    if last.exists():
+        first, steps = int(metadata["rounds"]) + 1, int(metadata["steps"])
+        seconds = float(metadata["seconds"])
+    set_parameters(network, parameters)
+    for number in range(first, options.rounds + 1):
+        began = time.monotonic()
+        result = train_locally(
+            network,
+            data,
+            options,
+            classes=classes,
+            normalisation=normalisation,
+            round_number=number,
+            seed=seed,
+        )
+        steps, seconds = steps + result.steps, seconds + time.monotonic() - began
+        tell(f"  {place.name}: round {number} of {options.rounds}, {seconds:.0f} s")
+        progress = {"rounds": str(number), "steps": str(steps), "seconds": str(seconds)}
+        save_model(last, get_parameters(network), metadata=progress)
+    model = StudyModel(
+        network,
+        study.model.architecture,
+        study.classes,
+        study.images.size,
+        normalisation,
+        study.images.cipher,
+        group_norm=study.model.batch_norm == "group",
+    )
+    model.write(kept, study=study.fingerprint())
+    trained = Trained(images=len(data.labels), steps=steps, minutes=round(seconds / 60, 2))
+    replace_private(done, [trained.model_dump_json().encode()])  # last: with it, it is done
+    last.unlink(missing_ok=True)
+    return Baseline(model, trained)
+
+
+def _without_federation(options: TrainingOptions) -> TrainingOptions:
+    """The options without what corrects a site's steps for the others' sake."""
+    changes: dict[str, object] = {"proximal_mu": 0.0, "personalise_epochs": 0}
+    if options.optimiser == "scaffold":
+        changes["optimiser"] = "sgd"
+    return options.model_copy(update=changes)
+
+
+def _join(parts: Sequence[ImageSet]) -> ImageSet:
+    return ImageSet(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        tuple(group for part in parts for group in part.groups),
+    )

@@ -1,0 +1,316 @@
+"""Tests a federation and its baselines on the same images, and says where they differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppfl.errors import DataError, SettingsError
+from ppfl.files import replace_private
+from ppfl.learning.delong import delong
+from ppfl.learning.files import parameters_sha256
+from ppfl.learning.images import ImageSet, load_images
+from ppfl.learning.intervals import accuracy_interval, difference_interval
+from ppfl.learning.models import get_parameters
+from ppfl.learning.sources import read_records
+from ppfl.learning.study_model import StudyModel
+from ppfl.report import COMPARISON, Comparison, Estimate
+from ppfl.report.comparison import Abroad, Difference, Method, Other, Place, Tested, Training
+from ppfl.settings import Study
+from simulations.comparison.baselines import (
+    BASELINES,
+    Baseline,
+    run_without_encryption,
+    train_local,
+    train_pooled,
+)
+from simulations.dealing import HELD_OUT, held_out_xrays
+from simulations.outcome import (
+    Predictions,
+    common_model,
+    join_predictions,
+    own_model,
+    predict_tests,
+    site_files,
+)
+from sites.xrays import XRays
+
+METHODS: tuple[Method, ...] = ("local", "pooled", "plaintext")
+
+_FEWEST = 10  # patients; below, resamples are too few to speak of an interval
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Federation:
+    """The models that a federation ended with, by site.
+
+    ``own`` are those that the sites would use, ``common`` those that it had trained; all of these
+    are one where no layer is local.
+    """
+
+    own: Mapping[str, StudyModel]
+    common: Mapping[str, StudyModel]
+
+    @classmethod
+    def read(cls, study: Study, folder: Path) -> _Federation:
+        sites = site_files(study, folder)
+        common = {site.name: common_model(site) for site in sites}
+        return cls({site.name: own_model(site, study) for site in sites}, common)
+
+    @property
+    def digests(self) -> list[str]:
+        """Of what each site has of the common model, in order."""
+        return [parameters_sha256(get_parameters(m.network)) for m in self.common.values()]
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities for a hospital that took no part: the mean over the different models."""
+        different = dict(zip(self.digests, self.common.values(), strict=True)).values()
+        mean: NDArray[np.float32] = np.mean([m.predict(images) for m in different], axis=0)
+        return mean
+
+
+def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], None]) -> Comparison:
+    """Compare a complete run with other trainings, and keep the result in its folder.
+
+    What was trained before is not trained again. All are tested on each site's test images without
+    those of patients whom another site trains on, and on all images of a hospital held out.
+
+    Raises:
+        PpflError: the run's X-rays or models cannot be used, or a training failed.
+        DataError: there is no image to test on.
+    """
+    study = Study.read(folder / "study.toml")
+    names = study.federation.sites
+    local: dict[str, Baseline] = {}
+    pooled: Baseline | None = None
+    plain: _Federation | None = None
+    trainings: list[Training] = []
+    if "local" in methods:
+        for name in names:
+            local[name] = train_local(study, folder, name, tell)
+            told = local[name].trained.model_dump()
+            trainings.append(Training(method="local", trained_at=name, **told))
+    if "pooled" in methods:
+        pooled = train_pooled(study, folder, tell)
+        trainings.append(Training(method="pooled", **pooled.trained.model_dump()))
+    if "plaintext" in methods:
+        tell("  the same federation without encryption")
+        run_without_encryption(folder)
+        plain = _Federation.read(study, folder / BASELINES / "plaintext")
+    federation = _Federation.read(study, folder)
+    tests = site_tests(study, folder)
+
+    def own(models: Mapping[str, StudyModel]) -> dict[str, Predictions]:
+        return {name: predict_tests(models[name].predict, t) for name, t in tests.items()}
+
+    by_method: dict[Method, dict[str, Predictions]] = {}
+    if local:
+        by_method["local"] = own({name: baseline.model for name, baseline in local.items()})
+    if pooled:
+        by_method["pooled"] = own(dict.fromkeys(names, pooled.model))
+    if plain:
+        by_method["plaintext"] = own(plain.own)
+    federated = own(federation.own)
+    compare = _Comparer(study.classes, study.seed)
+    places = []
+    for name in ("", *tests):
+        chosen = list(tests) if not name else [name]
+        ours = join_predictions(federated[n] for n in chosen)
+        trained_at = name if len(chosen) == 1 else ""
+        others = [
+            (method, trained_at * (method == "local"), join_predictions(found[n] for n in chosen))
+            for method, found in by_method.items()
+        ]
+        places.append(compare.place(name, ours, others))
+    held = held_out_xrays(folder)
+    if held:
+        name, path = held
+        images = load_images(
+            read_records(path, classes=study.classes),
+            classes=study.classes,
+            size=study.images.size,
+            cache=folder / HELD_OUT / name / "cache",
+        )
+        others = [
+            ("local", site, predict_tests(baseline.model.predict, images))
+            for site, baseline in local.items()
+        ]
+        if pooled:
+            others.append(("pooled", "", predict_tests(pooled.model.predict, images)))
+        if plain:
+            others.append(("plaintext", "", predict_tests(plain.predict, images)))
+        ours = predict_tests(federation.predict, images)
+        places.append(compare.place(name, ours, others, held_out=True))
+    comparison = Comparison(
+        study=study.name,
+        study_fingerprint=study.fingerprint(),
+        classes=study.classes,
+        trainings=tuple(trainings),
+        places=tuple(places),
+        abroad=tuple(compare.abroad(local, tests, federated)),
+        same_model_in_plaintext=plain.digests == federation.digests if plain else None,
+        warnings=tuple(_warnings(places)),
+    )
+    replace_private(folder / COMPARISON, [comparison.model_dump_json(indent=1).encode()])
+    return comparison
+
+
+def read_methods(text: str) -> list[Method]:
+    """The methods that a comma-separated list names, in their usual order.
+
+    Raises:
+        SettingsError: one of them does not exist.
+    """
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if strange := [part for part in wanted if part not in METHODS]:
+        raise SettingsError(f"--compare {strange[0]}: there are {', '.join(METHODS)}")
+    return [method for method in METHODS if method in wanted]
+
+
+def site_tests(study: Study, folder: Path) -> dict[str, ImageSet]:
+    """Each site's test images, without those of a patient whom some site trains on; none empty.
+
+    A patient is on one side at every site, unless a site is so small that it trains on all it has.
+
+    Raises:
+        DataError: no image is left, or X-rays cannot be used.
+    """
+    sites = [(site.name, XRays(site, study)) for site in site_files(study, folder)]
+    known = {record.group for _, xrays in sites for record in xrays.records("train")}
+    tests = {}
+    for name, xrays in sites:
+        images = xrays.images("test")
+        kept = np.array([group not in known for group in images.groups], np.bool_)
+        if kept.any():
+            groups = tuple(g for g, keep in zip(images.groups, kept, strict=True) if keep)
+            tests[name] = ImageSet(images.images[kept], images.labels[kept], groups)
+    if not tests:
+        raise DataError("no site holds an X-ray to test on")
+    return tests
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparer:
+    classes: tuple[str, ...]
+    seed: int
+
+    def place(
+        self,
+        name: str,
+        federated: Predictions,
+        others: Sequence[tuple[Method, str, Predictions]],
+        *,
+        held_out: bool = False,
+    ) -> Place:
+        return Place(
+            name=name,
+            held_out=held_out,
+            images=len(federated.labels),
+            patients=len(np.unique(federated.groups)),
+            federated=self._tested(federated),
+            others=tuple(
+                self._other(method, trained_at, federated, found)
+                for method, trained_at, found in others
+            ),
+        )
+
+    def abroad(
+        self,
+        local: Mapping[str, Baseline],
+        tests: Mapping[str, ImageSet],
+        federated: Mapping[str, Predictions],
+    ) -> Iterator[Abroad]:
+        """Each site's own model on every other site's test images."""
+        for trained_at, baseline in local.items():
+            for tested_at, images in tests.items():
+                if tested_at != trained_at:
+                    found = predict_tests(baseline.model.predict, images)
+                    yield Abroad(
+                        trained_at=trained_at,
+                        tested_at=tested_at,
+                        accuracy=self._accuracy(found),
+                        difference=self._less(federated[tested_at], found),
+                    )
+
+    def _tested(self, found: Predictions) -> Tested:
+        aurocs: dict[str, float | None] = {}
+        sensitivity: dict[str, Estimate | None] = {}
+        for index, name in enumerate(self.classes):
+            own = found.labels == index
+            scores = found.probabilities[:, index]
+            enough = _patients(found, own) >= 2
+            aurocs[name] = delong(own, scores, scores).aurocs[0] if enough else None
+            sensitivity[name] = self._accuracy(_part(found, own)) if own.any() else None
+        known = [auroc for auroc in aurocs.values() if auroc is not None]
+        return Tested(
+            accuracy=self._accuracy(found),
+            sensitivity=sensitivity,
+            auroc=aurocs,
+            macro_auroc=float(np.mean(known)) if known else None,
+        )
+
+    def _other(
+        self, method: Method, trained_at: str, federated: Predictions, found: Predictions
+    ) -> Other:
+        sensitivity: dict[str, Difference | None] = {}
+        auroc: dict[str, Difference | None] = {}
+        for index, name in enumerate(self.classes):
+            own = found.labels == index
+            sensitivity[name] = self._less(_part(federated, own), _part(found, own))
+            auroc[name] = None
+            if _patients(found, own) >= _FEWEST:
+                pair = delong(
+                    own,
+                    federated.probabilities[:, index],
+                    found.probabilities[:, index],
+                    groups=found.groups,
+                )
+                p = None if math.isnan(pair.p) else pair.p
+                auroc[name] = Difference(estimate=Estimate.of(pair.difference), p=p)
+        return Other(
+            method=method,
+            trained_at=trained_at,
+            tested=self._tested(found),
+            accuracy=self._less(federated, found),
+            sensitivity=sensitivity,
+            auroc=auroc,
+        )
+
+    def _accuracy(self, found: Predictions) -> Estimate:
+        return Estimate.of(accuracy_interval(found.correct, found.groups, seed=self.seed))
+
+    def _less(self, federated: Predictions, found: Predictions) -> Difference | None:
+        """The federation's accuracy minus the other's, if there are patients enough."""
+        if len(np.unique(found.groups)) < _FEWEST:
+            return None
+        less = difference_interval(
+            federated.correct, federated.groups, found.correct, found.groups, seed=self.seed
+        )
+        return Difference(estimate=Estimate.of(less))
+
+
+def _part(found: Predictions, chosen: NDArray[np.bool_]) -> Predictions:
+    return Predictions(found.probabilities[chosen], found.labels[chosen], found.groups[chosen])
+
+
+def _patients(found: Predictions, own: NDArray[np.bool_]) -> int:
+    """How many patients there are with a class, or without it if those are fewer."""
+    return min(len(np.unique(found.groups[own])), len(np.unique(found.groups[~own])))
+
+
+def _warnings(places: Sequence[Place]) -> Iterator[str]:
+    for place in places:
+        for other in place.others:
+            alone = other.method == "local" and other.trained_at == place.name != ""
+            if alone and other.accuracy and other.accuracy.estimate.high < 0:
+                yield (
+                    f"{place.name} would do better alone: accuracy "
+                    f"{100 * other.tested.accuracy.value:.1f} % with its own model, "
+                    f"{100 * place.federated.accuracy.value:.1f} % with the federation's, a "
+                    f"difference of {other.accuracy.estimate.percent(signed=True)} points"
+                )

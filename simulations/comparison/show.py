@@ -1,0 +1,83 @@
+"""A comparison as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from ppfl.report import Comparison
+from ppfl.report.comparison import Difference, Other, Place
+from simulations.tables import figure_table
+
+_NAMES = {"local": "own model", "pooled": "all X-rays pooled", "plaintext": "without encryption"}
+
+
+def print_comparison(comparison: Comparison, out: Console) -> None:
+    """Print accuracies and differences by place and by class, models abroad, and warnings.
+
+    In brackets are 95 % intervals. Differences are the federation's figure minus the other's.
+    """
+    for place in comparison.places:
+        out.print(_place(place))
+        if place.others and (not place.name or place.held_out):  # the rest: comparison.json
+            out.print(_classes(place, comparison.classes))
+    if comparison.abroad:
+        out.print(_abroad(comparison))
+    if comparison.same_model_in_plaintext:
+        out.print("without encryption the federation ends in the same models, bit for bit")
+    for warning in comparison.warnings:
+        out.print(f"warning: {warning}", style="bold")
+
+
+def _place(place: Place) -> Table:
+    title = f"{place.title}: {place.images} images of {place.patients} patients"
+    table = figure_table(title, "accuracy, %", "better by, points", "macro AUROC")
+    ours = place.federated
+    table.add_row("the federation", ours.accuracy.percent(), "", _three(ours.macro_auroc))
+    for other in place.others:
+        figures = other.tested.accuracy.percent(), _points(other.accuracy)
+        table.add_row(_name(other), *figures, _three(other.tested.macro_auroc))
+    return table
+
+
+def _classes(place: Place, classes: tuple[str, ...]) -> Table:
+    table = figure_table(
+        "the federation better by", "sensitivity, points", "AUROC, points", "p (DeLong)"
+    )
+    for other in place.others:
+        for name in classes:
+            auroc = other.auroc[name]
+            p = "–" if auroc is None or auroc.p is None else f"{auroc.p:.3f}"
+            figures = _points(other.sensitivity[name]), _points(auroc)
+            table.add_row(f"{_name(other)}, {name}", *figures, p)
+    return table
+
+
+def _abroad(comparison: Comparison) -> Table:
+    sites: Mapping[str, Place] = {
+        place.name: place for place in comparison.places if place.name and not place.held_out
+    }
+    table = figure_table("accuracy, %, tested at", *sites)
+    ours = (f"{100 * place.federated.accuracy.value:.1f}" for place in sites.values())
+    table.add_row("the federation's model", *ours)
+    found = {(a.trained_at, a.tested_at): a.accuracy.value for a in comparison.abroad}
+    for trained_at in dict.fromkeys(a.trained_at for a in comparison.abroad):
+        cells = (found.get((trained_at, name)) for name in sites)
+        row = ("" if cell is None else f"{100 * cell:.1f}" for cell in cells)
+        table.add_row(f"{trained_at}'s own model", *row)
+    return table
+
+
+def _name(other: Other) -> str:
+    name = _NAMES[other.method]
+    return f"{name} of {other.trained_at}" if other.trained_at else name
+
+
+def _points(difference: Difference | None) -> str:
+    return "–" if difference is None else difference.estimate.percent(signed=True)
+
+
+def _three(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.3f}"

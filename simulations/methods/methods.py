@@ -1,0 +1,72 @@
+"""The methods that are compared: named sets of a study's settings, and two that need no study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ppfl.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the table.
+
+    ``changes`` are the settings in which its study differs from FedAvg's. A ``baseline`` is trained
+    without a federation: each site alone, or all X-rays pooled.
+    """
+
+    key: str
+    name: str
+    changes: tuple[str, ...] = ()
+    baseline: Literal["", "local", "pooled"] = ""
+
+
+_SGD_RATE = "training.learning_rate=0.02"  # SGD takes other steps than AdamW
+
+METHODS = (
+    Method("pooled", "all X-rays pooled", baseline="pooled"),
+    Method("local", "each site alone", baseline="local"),
+    Method("fedavg", "FedAvg"),
+    Method("fedprox", "FedProx", ("training.proximal_mu=0.01",)),
+    Method("fedbn", "FedBN", ('model.batch_norm="local"',)),
+    Method("head", "local head", ('model.local_layers=["classifier"]',)),
+    Method("personal", "FedAvg, then personal heads", ("training.personalise_epochs=2",)),
+    Method("groupnorm", "GroupNorm", ('model.batch_norm="group"',)),
+    Method("frozen", "frozen statistics", ("training.frozen_statistics=0.5",)),
+    Method("fedavgm", "FedAvgM", ('training.server_optimiser="fedavgm"',)),
+    Method("fedadam", "FedAdam", ('training.server_optimiser="fedadam"',)),
+    Method("fedyogi", "FedYogi", ('training.server_optimiser="fedyogi"',)),
+    Method(
+        "fedsgd",
+        "FedAvg over SGD",
+        ('training.optimiser="sgd"', "training.momentum=0.9", _SGD_RATE),
+    ),
+    Method("scaffold", "SCAFFOLD", ('training.optimiser="scaffold"', _SGD_RATE)),
+)
+
+SCENARIOS = (
+    "iid",
+    "dirichlet-0.5",
+    "dirichlet-0.1",
+    "pathological",
+    "natural",
+    "unequal",
+    "noisy-labels",
+    "drift",
+)
+"""Built-in scenarios that are compared by default."""
+
+
+def choose_methods(text: str) -> Sequence[Method]:
+    """The methods that a comma-separated list of keys names, all of them if it is empty.
+
+    Raises:
+        SettingsError: one of them does not exist.
+    """
+    every = {method.key: method for method in METHODS}
+    wanted = [key.strip() for key in text.split(",") if key.strip()]
+    if strange := [key for key in wanted if key not in every]:
+        raise SettingsError(f"--methods {strange[0]}: methods are {', '.join(every)}")
+    return [method for key, method in every.items() if key in wanted or not wanted]

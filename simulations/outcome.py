@@ -1,0 +1,169 @@
+"""A run of several, which goes on where it was cut off, and what its models say of the tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppfl.errors import DataError, RunError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import AnyEvent, StudyStarted
+from ppfl.learning.images import ImageSet
+from ppfl.learning.study_model import StudyModel
+from ppfl.report import Summary, summarise
+from ppfl.settings import SiteFile, Study, read_settings
+from simulations.prepare import prepare
+from simulations.runner import run_in_process
+from simulations.scenario import Scenario
+from sites.personal import PERSONAL_MODEL
+from sites.xrays import XRays
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What a model says of test images, in the order in which they were loaded.
+
+    ``probabilities`` (n, classes), ``labels`` (n,), ``groups`` (n,): whose X-ray it is.
+    """
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.str_]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the likeliest class is the right one, (n,)."""
+        right: NDArray[np.bool_] = self.probabilities.argmax(axis=1) == self.labels
+        return right
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A complete run: its study, how it went, and what each site's model says of its own tests.
+
+    Where the sites have personal models, it is these that are asked.
+
+    ``minutes`` are from enrolment to test; making keys and sealing a vault is not in them.
+    """
+
+    study: Study
+    summary: Summary
+    predictions: Mapping[str, Predictions]
+    train_images: int
+    minutes: float
+
+
+def prepare_or_resume(scenario: Scenario, folder: Path) -> None:
+    """Make the folder of a run, if it was not made before.
+
+    Raises:
+        RunError: it was made for other settings.
+        PpflError: as for ``prepare``.
+    """
+    if (folder / "study.toml").exists():
+        kept = read_settings(folder / "scenario.toml", Scenario)
+        if kept != scenario:
+            raise RunError(
+                f"{folder}: was begun with other settings or other X-rays", hint="another --out"
+            )
+        return
+    if folder.exists():
+        shutil.rmtree(folder)  # begun and cut off: its key is lost with it
+    prepare(scenario, folder)
+
+
+def run_to_end(folder: Path) -> Outcome:
+    """Train, from the start or from the last complete round; a complete run is only read.
+
+    Raises:
+        PpflError: the study failed; or its sites' models do not do as well as they told the
+            coordinator, which cannot be.
+    """
+    journal = folder / "journal.jsonl"
+    if not journal.exists() or summarise(read_journal(journal)).closed is None:
+        run_in_process(folder)
+    events = read_journal(journal)
+    summary = summarise(events)
+    study = Study.read(folder / "study.toml")
+    predictions, train_images = {}, 0
+    for site in site_files(study, folder):
+        xrays = XRays(site, study)
+        train_images += len(xrays.records("train"))
+        predictions[site.name] = predict_tests(common_model(site).predict, xrays.images("test"))
+    correct = join_predictions(predictions.values()).correct
+    told = summary.test.get("accuracy")
+    if told is not None and abs(correct.mean() - told) > 1e-6:
+        raise RunError(
+            f"{folder}: the models are right in {correct.mean():.4f} of cases, the federation "
+            f"said {told:.4f}"
+        )
+    if study.training.personalise_epochs:
+        for site in site_files(study, folder):
+            images = XRays(site, study).images("test")
+            predictions[site.name] = predict_tests(own_model(site, study).predict, images)
+    return Outcome(study, summary, predictions, train_images, _minutes(events))
+
+
+def common_model(site: SiteFile) -> StudyModel:
+    """What a site has of a study's model; the same everywhere, but for layers that are local.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    return StudyModel.read(site.work / "model.safetensors")
+
+
+def own_model(site: SiteFile, study: Study) -> StudyModel:
+    """The model that a site would use: its personal one, if the study makes some.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if study.training.personalise_epochs:
+        return StudyModel.read(site.work / PERSONAL_MODEL)
+    return common_model(site)
+
+
+def predict_tests(
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]], images: ImageSet
+) -> Predictions:
+    """What a model says of some images; of none, nothing."""
+    groups = np.array(images.groups, np.str_)
+    return Predictions(predict(images.images), images.labels, groups)
+
+
+def join_predictions(parts: Iterable[Predictions]) -> Predictions:
+    """All of them as one.
+
+    Raises:
+        DataError: there is no image among them.
+    """
+    found = list(parts)
+    if not sum(len(part.labels) for part in found):
+        raise DataError("no site holds an X-ray to test on")
+    return Predictions(
+        np.concatenate([part.probabilities for part in found]),
+        np.concatenate([part.labels for part in found]),
+        np.concatenate([part.groups for part in found]),
+    )
+
+
+def site_files(study: Study, folder: Path) -> list[SiteFile]:
+    """The sites of a run."""
+    return [SiteFile.read(folder / "sites" / name / "site.toml") for name in study.federation.sites]
+
+
+def _minutes(events: Sequence[AnyEvent]) -> float:
+    """What the run took, without the pauses before it was resumed."""
+    steps = [
+        (after.time - before.time).total_seconds()
+        for before, after in pairwise(events)
+        if not isinstance(after, StudyStarted)
+    ]
+    return round(sum(steps) / 60, 2)

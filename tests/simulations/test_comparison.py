@@ -1,0 +1,200 @@
+"""A federation beside its baselines: real crypto, a small key, a small network, few phantoms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from typer.testing import CliRunner
+
+import simulations.runner
+from ppfl.errors import SettingsError
+from ppfl.learning import intervals
+from ppfl.learning.models import get_parameters, parameters_sha256
+from ppfl.learning.sources import ImageRecord, write_manifest
+from ppfl.learning.splits import split_by_group
+from ppfl.report import read_comparison
+from ppfl.report.comparison import Place
+from ppfl.settings import Study
+from ppfl.xray import write_phantoms
+from simulations.comparison.baselines import BASELINES, train_local
+from simulations.comparison.compare import (
+    METHODS,
+    _Comparer,
+    _warnings,
+    compare_run,
+    site_tests,
+)
+from simulations.main import _app
+from simulations.outcome import Predictions
+from simulations.prepare import prepare
+from simulations.runner import run_in_process
+from simulations.scenario import Scenario
+from tests.simulations.tiny import COUNTS, prepare_once, tiny_scenario
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+@pytest.mark.slow
+def test_a_federation_is_compared_with_its_baselines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulations.runner, "write_report", lambda _: None)  # takes longer
+    monkeypatch.setattr(intervals, "_RESAMPLES", 1000)
+    scenario = tiny_scenario("shared", images={"test": 0.4}, training={"rounds": 1})
+    held = scenario.simulation.model_copy(update={"hold_out": "west"})
+    folder = tmp_path / "run"
+    prepare_once(scenario.model_copy(update={"simulation": held}), folder)
+    run_in_process(folder)
+    comparison = compare_run(folder, METHODS, _silent)
+    assert read_comparison(folder) == comparison
+
+    # encryption changes nothing, to the last bit
+    assert comparison.same_model_in_plaintext
+    places = {place.name: place for place in comparison.places}
+    assert list(places) == ["", "east", "north", "west"]
+    for place in places.values():
+        plain = next(other for other in place.others if other.method == "plaintext")
+        assert plain.tested == place.federated
+
+    # as many passes over each image
+    east, north, pooled = comparison.trainings
+    assert (east.trained_at, north.trained_at, pooled.method) == ("east", "north", "pooled")
+    assert pooled.images == east.images + north.images
+    assert abs(pooled.steps - east.steps - north.steps) <= 2  # a batch left over
+
+    # the hospital that took no part is tested whole, with each site's own model
+    assert places["west"].held_out
+    assert places["west"].images == sum(COUNTS.values())
+    assert "west" not in Study.read(folder / "study.toml").federation.sites
+    alone = [other.trained_at for other in places["west"].others if other.method == "local"]
+    assert alone == ["east", "north"]
+    assert {(a.trained_at, a.tested_at) for a in comparison.abroad} == {
+        ("east", "north"),
+        ("north", "east"),
+    }
+
+    # what is trained is not trained again
+    trained = {path: path.stat().st_mtime_ns for path in folder.glob(f"{BASELINES}/*/*.json*")}
+    assert len(trained) == 4
+    assert compare_run(folder, METHODS, _silent) == comparison
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+
+
+def test_a_baseline_cut_off_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    study = prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "whole")
+    prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "cut")
+
+    def cut_off(line: str) -> None:
+        if "round 2" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_local(study, tmp_path / "cut", "north", cut_off)
+    told: list[str] = []
+    train_local(study, tmp_path / "cut", "north", told.append)
+    assert [line.split(",")[0] for line in told] == ["  local-north: round 2 of 2"]
+    whole = train_local(study, tmp_path / "whole", "north", _silent)
+    again = train_local(study, tmp_path / "cut", "north", _silent)
+    assert again.trained.steps == whole.trained.steps
+    one, other = (parameters_sha256(get_parameters(b.model.network)) for b in (whole, again))
+    assert one == other
+
+
+def _predictions(right: list[bool]) -> Predictions:
+    """Of two classes in turn, one image a patient."""
+    labels = np.arange(len(right)) % 2
+    answers = np.where(right, labels, 1 - labels)
+    probabilities = np.where(np.eye(2)[answers] > 0, 0.9, 0.1).astype(np.float32)
+    return Predictions(probabilities, labels, np.arange(len(right)).astype(str))
+
+
+def _place(federated: list[bool], own: list[bool], *, name: str = "east") -> Place:
+    others = [("local", "east", _predictions(own))]
+    compare = _Comparer(("Normal", "Effusion"), 1)
+    return compare.place(name, _predictions(federated), others)  # type: ignore[arg-type]
+
+
+def test_a_site_that_would_do_better_alone_is_warned() -> None:
+    well, badly = [True] * 38 + [False] * 2, [True] * 20 + [False] * 20
+    (warning,) = _warnings([_place(badly, well)])
+    assert warning.startswith("east would do better alone: accuracy 95.0 % with its own model, 50.")
+    assert not list(_warnings([_place(well, badly)]))
+    assert not list(_warnings([_place(well, well)]))
+    # another hospital's model is no choice that a site has
+    assert not list(_warnings([_place(badly, well, name="north")]))
+
+
+def test_differences_are_the_federations_figures_minus_the_others() -> None:
+    well, badly = [True] * 38 + [False] * 2, [True] * 20 + [False] * 20
+    (other,) = _place(well, badly).others
+    assert other.accuracy is not None
+    assert other.accuracy.estimate.value == pytest.approx(0.45)
+    assert 0 < other.accuracy.estimate.low < 0.45 < other.accuracy.estimate.high
+    for name in ("Normal", "Effusion"):
+        sensitivity, auroc = other.sensitivity[name], other.auroc[name]
+        assert sensitivity is not None
+        assert auroc is not None
+        assert sensitivity.estimate.value == pytest.approx(0.45)
+        assert auroc.estimate.low > 0
+        assert auroc.p is not None
+        assert auroc.p < 0.01
+
+
+def test_of_few_patients_no_difference_is_told() -> None:
+    (other,) = _place([True] * 6, [False] * 6).others
+    assert other.accuracy is None
+    assert set(other.sensitivity.values()) == set(other.auroc.values()) == {None}
+    assert other.tested.accuracy.value == 0
+
+
+def test_no_test_image_is_of_a_patient_whom_a_site_trains_on(tmp_path: Path) -> None:
+    scenario = tiny_scenario("unsafe_plaintext", federation={"sites": []})
+    write_phantoms(tmp_path / "xrays", counts={"Normal": 30, "Effusion": 30}, size=64, seed=1)
+    records = [
+        ImageRecord(path, path.parent.name, path.stem.split("_")[1], "large")
+        for path in sorted((tmp_path / "xrays").rglob("*.png"))
+    ]
+    tested = split_by_group(records, validation=0.1, test=0.2, seed=2022).test
+    # a hospital that knows nobody else trains on this patient, whom the other one tests on
+    shared = tested[0]
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(shared.path.read_bytes())
+    records.append(ImageRecord(copy, shared.label, shared.group, "small"))
+    write_manifest(tmp_path / "xrays" / "index.csv", records)
+    simulation = {"data": str(tmp_path / "xrays"), "partition": {"kind": "column"}}
+    study = prepare(
+        Scenario.model_validate({"study": scenario.study, "simulation": simulation}),
+        tmp_path / "run",
+    )
+    assert study.federation.sites == ("large", "small")
+    tests = site_tests(study, tmp_path / "run")
+    assert list(tests) == ["large"]
+    assert set(tests["large"].groups) == {r.group for r in tested} - {shared.group}
+
+
+def test_the_command_compares_and_prints(tmp_path: Path) -> None:
+    scenario = tiny_scenario("unsafe_plaintext", training={"rounds": 1})
+    path, out = tmp_path / "tiny.toml", str(tmp_path / "run")
+    path.write_text(tomli_w.dumps(scenario.model_dump(mode="json")))
+    arguments = ["simulate", str(path), "--in-process", "--out", out]
+    arguments += ["--hold-out", "west", "--compare", "local"]
+    result = CliRunner().invoke(_app, arguments, catch_exceptions=False)
+    assert "west (took no part)" in result.stdout
+    assert "north's own model" in result.stdout
+    arguments = ["simulate", "--resume", out, "--in-process", "--json"]
+    result = CliRunner().invoke(_app, [*arguments, "--compare", "local"], catch_exceptions=False)
+    told = json.loads(result.stdout)["comparison"]
+    assert [place["name"] for place in told["places"]] == ["", "east", "north", "west"]
+    for extra, message in (
+        (["--compare", "locale"], "--compare locale: there are local, pooled, plaintext"),
+        (["--hold-out", "west"], "--hold-out is for a new run"),
+    ):
+        result = CliRunner().invoke(_app, [*arguments, *extra])
+        assert isinstance(result.exception, SettingsError)
+        assert message in str(result.exception)

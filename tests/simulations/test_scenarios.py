@@ -1,0 +1,163 @@
+"""Scenarios on one collection of X-rays, and what is done to single hospitals in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppfl.errors import DataError, SettingsError
+from ppfl.learning.sources import ImageRecord, read_records, write_manifest
+from ppfl.learning.splits import partition_records, split_by_group
+from ppfl.settings import Study
+from ppfl.xray import write_phantoms
+from ppfl.xray.pictures import read_grey
+from simulations.altered import AlteredHospital, alter, rescan
+from simulations.dealing import deal, held_out_xrays, hospital_names
+from simulations.scenario import SCENARIOS, read_scenario
+
+_CLASSES = ("COVID", "Normal", "Viral_Pneumonia")
+
+
+def _study(*sites: str, **images: float) -> Study:
+    return Study.model_validate(
+        {
+            "name": "s",
+            "classes": _CLASSES,
+            "images": {"size": 64, **images},
+            "federation": {"sites": sites or ("site-1", "site-2", "site-3")},
+        }
+    )
+
+
+def _records(patients: int) -> list[ImageRecord]:
+    return [
+        ImageRecord(Path(f"/{patient}-{n}.png"), _CLASSES[patient % 3], f"p{patient}")
+        for patient in range(patients)
+        for n in range(1 + patient % 2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of phantoms that pass for X-rays: two hospitals, which share a patient."""
+    folder = tmp_path_factory.mktemp("xrays")
+    write_phantoms(folder, counts={"Normal": 24, "Effusion": 24}, size=64, seed=1)
+    found = sorted(folder.rglob("*.png"))
+    write_manifest(
+        folder / "index.csv",
+        [
+            ImageRecord(path, "COVID", "both" if n in (0, 47) else f"p{n}", "ab"[n % 2])
+            for n, path in enumerate(found)
+        ],
+    )
+    return folder
+
+
+def test_every_scenario_can_be_read_and_names_itself() -> None:
+    for path in SCENARIOS.glob("*.toml"):
+        scenario = read_scenario(path.stem)
+        assert scenario.study["name"] == path.stem
+        assert scenario.study["classes"]
+        assert scenario.simulation.phantoms or "sites" in scenario.study["federation"]
+
+
+def test_a_file_may_extend_a_built_in_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "dirichlet-0.1"\n[study]\nname = "mine"\n[study.training]\nrounds=3')
+    mine, built_in = read_scenario(str(path)), read_scenario("covid")
+    assert mine.simulation.partition.alpha == 0.1
+    assert mine.study["training"] == built_in.study["training"] | {"rounds": 3}
+    path.write_text('extends = "other.toml"')
+    with pytest.raises(SettingsError, match="extends must name a built-in scenario"):
+        read_scenario(str(path))
+
+
+def test_natural_hospitals_are_those_of_the_table(xrays: Path) -> None:
+    data = read_scenario("natural", data=xrays).simulation
+    assert hospital_names(data, [], classes=["COVID"]) == ["a", "b"]
+    for name, changes in (("c", {"hold_out": "c"}), ("d", {"altered": [{"name": "d"}]})):
+        strange = data.model_validate(data.model_dump() | changes)
+        with pytest.raises(SettingsError, match=f"there is no hospital {name}"):
+            hospital_names(strange, [], classes=["COVID"])
+    with pytest.raises(SettingsError, match="needs X-rays"):
+        hospital_names(read_scenario("natural").simulation, [], classes=["COVID"])
+    gone = read_scenario("natural", data=xrays / "gone").simulation
+    with pytest.raises(DataError, match="no such folder"):
+        hospital_names(gone, [], classes=["COVID"])
+
+
+def test_a_hospital_held_out_shows_no_patient_whom_a_site_knows(
+    xrays: Path, tmp_path: Path
+) -> None:
+    third = tmp_path / "third.png"
+    third.write_bytes(next(xrays.rglob("*.png")).read_bytes())
+    records = [*read_records(xrays), ImageRecord(third, "COVID", "pc", "c")]
+    write_manifest(tmp_path / "three.csv", records)
+    scenario = read_scenario("natural", data=tmp_path / "three.csv", changes=["hold_out=b"])
+    dealt = deal(scenario, _study("a", "c"), ["a", "b", "c"], tmp_path)
+    assert sorted(dealt) == ["a", "c"]
+    found = held_out_xrays(tmp_path)
+    assert found is not None
+    name, path = found
+    assert name == "b"
+    held = {record.group for record in read_records(path)}
+    known = {record.group for record in read_records(tmp_path / "sites" / "a" / "manifest.csv")}
+    assert "both" in known
+    assert len(held) == 23
+    assert held.isdisjoint(known)
+    assert sorted(p.name for p in (tmp_path / "sites").iterdir()) == ["a", "c"]
+
+
+@given(st.integers(3, 60), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_only_labels_that_are_trained_on_are_flipped(
+    patients: int, share: float, seed: int
+) -> None:
+    records, study = _records(patients), _study().model_copy(update={"seed": seed})
+    how = AlteredHospital(name="site-1", flipped_labels=share)
+    altered = alter(records, how, study, Path("/nowhere"))
+    assert [(r.path, r.group, r.site) for r in altered] == [
+        (r.path, r.group, r.site) for r in records
+    ]
+    wrong = {new.path for old, new in zip(records, altered, strict=True) if old.label != new.label}
+    train = {r.path for r in split_by_group(records, validation=0.1, test=0.2, seed=seed).train}
+    assert wrong <= train
+    assert len(wrong) == round(share * len(train))
+    assert {record.label for record in altered} <= set(_CLASSES)
+    assert alter(records, how, study, Path("/nowhere")) == altered
+
+
+def test_another_scanner_changes_pictures_and_nothing_else(xrays: Path, tmp_path: Path) -> None:
+    records = read_records(xrays)[:6]
+    how = AlteredHospital(name="site-1", gamma=1.8, contrast=0.6)
+    altered = alter(records, how, _study(), tmp_path / "altered")
+    assert [(r.label, r.group) for r in altered] == [(r.label, r.group) for r in records]
+    for old, new in zip(records, altered, strict=True):
+        before, after = (np.asarray(read_grey(r.path).picture).astype(int) for r in (old, new))
+        assert before.shape == after.shape
+        assert after.std() < before.std()
+        # the same patient, at another exposure
+        assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
+        assert new.path.stat().st_mode & 0o077 == 0
+
+
+@given(st.floats(0.1, 5), st.floats(0.1, 5))
+def test_a_scanner_never_turns_bright_into_dark(gamma: float, contrast: float) -> None:
+    shown = rescan(np.arange(256, dtype=np.uint8), gamma=gamma, contrast=contrast)
+    assert (np.diff(shown.astype(int)) >= 0).all()
+    same = rescan(np.arange(256, dtype=np.uint8), gamma=1, contrast=1)
+    assert (same == np.arange(256)).all()
+
+
+@pytest.mark.parametrize("name", ["iid", "dirichlet-0.1", "dirichlet-0.5", "pathological"])
+def test_a_patient_is_at_one_hospital_and_on_one_side(name: str) -> None:
+    records = _records(300)
+    how = read_scenario(name).simulation.partition
+    held = partition_records(records, sites=("1", "2", "3"), how=how, seed=2022)
+    patients = [{record.group for record in mine} for mine in held.values()]
+    assert sum(map(len, patients)) == len(set().union(*patients)) == 300
+    if name == "pathological":
+        assert all(len({record.label for record in mine}) == 2 for mine in held.values())
