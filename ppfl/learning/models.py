@@ -86,7 +86,7 @@ def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str)
     unknown = [n for n in found if n not in state and not n.endswith("num_batches_tracked")]
     if unknown:
         raise ModelError(f"{where}: {unknown[0]}: the model has no such tensor")
-    own, last = _floating(state), _last_layer(model)
+    own, last = _floating(state), f"{last_layer(model)}."
     left = []
     for name, tensor in own.items():
         if name not in found:
@@ -115,11 +115,11 @@ def _download(architecture: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _last_layer(model: nn.Module) -> str:
-    """The prefix of its tensors' names; SqueezeNet alone ends in a convolution."""
+def last_layer(model: nn.Module) -> str:
+    """The name of the layer that gives the logits; SqueezeNet alone ends in a convolution."""
     layers = (nn.Linear, nn.Conv2d)
     names: list[str] = [n for n, module in model.named_modules() if isinstance(module, layers)]
-    return f"{names[-1]}."
+    return names[-1]
 
 
 def get_parameters(model: nn.Module) -> dict[str, NDArray[np.float32]]:
