@@ -27,10 +27,8 @@ def grad_cam(
     from its lowest to its highest value.
 
     Raises:
-        ModelError: the network makes no maps, or is of cipher images.
+        ModelError: the network makes no maps, or reads cipher images.
     """
-    if model.cipher != "none":
-        raise ModelError("Grad-CAM of a model of cipher images would show nobody anything")
     from pytorch_grad_cam import GradCAM  # of the extra `shortcuts`
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 

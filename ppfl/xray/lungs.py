@@ -52,4 +52,4 @@ def _cells(images: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.float32]
     side = LOOK_SIZE // _CELL
     shape = (len(images), side, _CELL, side, _CELL)
     means: NDArray[np.float32] = images.reshape(shape).mean(axis=(2, 4), dtype=np.float32)
-    return means.reshape(len(images), -1)
+    return means.reshape(len(images), side * side)
