@@ -62,7 +62,7 @@ class SiteAuroc(_Result):
 
     site: str
     images: dict[str, int]
-    auroc: float
+    auroc: float | None
     held_out: float | None
 
 

@@ -129,7 +129,7 @@ def auroc_by_site(
             yield SiteAuroc(
                 site=str(site),
                 images=_class_counts(side, classes),
-                auroc=_macro_auroc(at_site.probabilities, side.labels, classes) or 0.0,
+                auroc=_macro_auroc(at_site.probabilities, side.labels, classes),
                 held_out=None if other is None else _macro_auroc(other, side.labels, classes),
             )
 

@@ -68,7 +68,8 @@ def read_sides(
     COVID-19 Radiography Database.
 
     Raises:
-        DataError: the data cannot be read, or one of the two sides is empty.
+        DataError: the data cannot be read, or is too little: the first side needs two classes, the
+            second an X-ray.
     """
     records = read_records(data, classes=classes)
     if study is None:
@@ -79,8 +80,10 @@ def read_sides(
             records, validation=options.validation, test=options.test, seed=study.seed
         )
     fit, test = [*split.train, *split.validation], list(split.test)
-    if not fit or not test:
-        raise DataError(f"{data}: {len(records)} X-rays are too few to fit on some and test others")
+    if len({record.label for record in fit}) < 2 or not test:
+        raise DataError(
+            f"{data}: {len(records)} X-rays are too few to fit on two classes and test on others"
+        )
     cut_outs = _read_cut_outs(lungs, classes) if lungs else {}
     return (
         _read_side(fit, classes, size, cut_outs),
