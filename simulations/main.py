@@ -23,6 +23,7 @@ from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
 from simulations.methods.command import compare_methods
 from simulations.reproduction.command import reproduce
+from simulations.shortcuts.command import measure_shortcuts
 from sites.keys_command import create_keys, show_key
 from sites.printing import run_command_line
 from sites.run_command import run_site
@@ -35,6 +36,7 @@ _app.command()(simulate)
 _app.command()(bench)
 _app.command("evaluate")(evaluate_model)
 _app.command("predict")(predict_images)
+_app.command("shortcuts")(measure_shortcuts)
 _app.command()(reproduce)
 _app.command()(compare_methods)
 _app.command()(doctor)

@@ -16,7 +16,7 @@ _MAY_IMPORT = {
     "federation": {"errors", "files", "settings", "crypto", "codec", "federation"},
     "learning": {"errors", "files", "settings", "xray", "learning"},
     "xray": {"errors", "crypto", "xray"},
-    "report": {"errors", "settings", "federation", "learning", "report"},
+    "report": {"errors", "files", "settings", "federation", "learning", "report"},
 }
 
 

@@ -69,10 +69,31 @@ def load_images(
         progress(len(records))
     if ordered is None:
         paths = [record.path for record in records]
-        ordered = _order(_decode_all(paths, size=size, progress=progress))
+        ordered = _order(decode_images(paths, size=size, progress=progress))
         if kept:
             write_arrays(kept, ordered.images, ordered.ranks)
     return ordered.with_labels(labels, [record.group for record in records])
+
+
+def decode_images(
+    paths: Sequence[Path], *, size: int, progress: Callable[[int], None] | None = None
+) -> NDArray[np.uint8]:
+    """The files' images (n, size, size), in the order of the paths.
+
+    Raises:
+        UnreadableImageError: an image cannot be decoded; the message names the file.
+    """
+    images = np.empty((len(paths), size, size), dtype=np.uint8)
+
+    def decode(i: int) -> None:
+        images[i] = np.asarray(read_grey(paths[i], size=size).picture)
+
+    # Threads suffice: pillow lets go of the interpreter while it decodes and resizes.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(decode, range(len(paths))), start=1):
+            if progress:
+                progress(done)
+    return images
 
 
 def order_images(
@@ -122,22 +143,6 @@ def _order(images: NDArray[np.uint8]) -> _Ordered:
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
     _, ranks = np.unique(np.array(digests, dtype="S64"), return_inverse=True)
     return _Ordered(images[np.argsort(ranks)], ranks)
-
-
-def _decode_all(
-    paths: Sequence[Path], *, size: int, progress: Callable[[int], None] | None
-) -> NDArray[np.uint8]:
-    images = np.empty((len(paths), size, size), dtype=np.uint8)
-
-    def decode(i: int) -> None:
-        images[i] = np.asarray(read_grey(paths[i], size=size).picture)
-
-    # Threads suffice: pillow lets go of the interpreter while it decodes and resizes.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, _ in enumerate(pool.map(decode, range(len(paths))), start=1):
-            if progress:
-                progress(done)
-    return images
 
 
 def _cache_file(cache: Path, records: Sequence[ImageRecord], *, size: int) -> Path:

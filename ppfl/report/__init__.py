@@ -6,21 +6,35 @@ from ppfl.report.methods import CellResult, write_methods
 from ppfl.report.page import write_report
 from ppfl.report.pdf import print_pdf
 from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
+from ppfl.report.shortcuts import (
+    CamShare,
+    ShortcutsResult,
+    SiteAuroc,
+    SiteProbe,
+    View,
+    write_shortcuts,
+)
 from ppfl.report.summary import Summary, summarise
 
 __all__ = [
     "COMPARISON",
     "PAPER",
     "Attack",
+    "CamShare",
     "CellResult",
     "Comparison",
     "Estimate",
     "RowResult",
+    "ShortcutsResult",
+    "SiteAuroc",
+    "SiteProbe",
     "Summary",
+    "View",
     "print_pdf",
     "read_comparison",
     "summarise",
     "write_methods",
     "write_report",
     "write_reproduction",
+    "write_shortcuts",
 ]

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import simulations.runner
 from ppfl.errors import SettingsError
 from ppfl.learning import intervals
-from ppfl.learning.models import get_parameters, parameters_sha256
+from ppfl.learning.files import parameters_sha256
+from ppfl.learning.models import get_parameters
 from ppfl.learning.sources import ImageRecord, write_manifest
 from ppfl.learning.splits import split_by_group
 from ppfl.report import read_comparison

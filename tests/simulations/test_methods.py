@@ -21,9 +21,8 @@ from ppfl.federation.journal import (
     StudyClosed,
     StudyStarted,
 )
-from ppfl.learning.files import load_model
+from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
-from ppfl.learning.models import parameters_sha256
 from ppfl.learning.study_model import StudyModel
 from ppfl.settings import SiteFile, Study
 from simulations.scenario import Scenario

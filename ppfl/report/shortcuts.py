@@ -1,0 +1,103 @@
+"""The page of `ppfl shortcuts`: whether a model learns the hospital instead of the disease."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from ppfl.errors import write_error
+from ppfl.files import replace_private
+from ppfl.report.estimate import Estimate
+from ppfl.report.templates import render
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SiteProbe(_Result):
+    """How well the hospital can be told from the features, within a class or in all.
+
+    ``images`` are those tested on, by hospital. ``chance`` is the accuracy of always answering with
+    the commonest hospital, ``from_class`` that of the commonest one of the image's class;
+    ``more_than_chance`` is the accuracy minus the higher of the two.
+    """
+
+    within: str
+    images: dict[str, int]
+    accuracy: Estimate
+    chance: float
+    from_class: float | None
+    more_than_chance: Estimate
+
+
+class View(_Result):
+    """How well the class can be told from a part of each X-ray.
+
+    ``model`` is the accuracy of the model as it is, ``auroc`` its macro AUROC, ``probe`` the
+    accuracy of a linear probe on its features of other X-rays shown in the same way.
+    """
+
+    view: str
+    images: dict[str, int]
+    model: Estimate
+    auroc: float | None
+    probe: Estimate
+    chance: float
+
+
+class CamShare(_Result):
+    """The mean share of Grad-CAM's mass inside the lungs, and of the picture that they take."""
+
+    name: str
+    images: int
+    inside: float
+    area: float
+
+
+class SiteAuroc(_Result):
+    """Macro AUROC on one hospital's test images, of the model and of one trained without it."""
+
+    site: str
+    images: dict[str, int]
+    auroc: float | None
+    held_out: float | None
+
+
+class ShortcutsResult(_Result):
+    """All that was measured of one model; ``notes`` say what was left out, and why."""
+
+    classes: tuple[str, ...]
+    size: int
+    fit_images: int
+    test_images: int
+    with_lungs: int
+    probes: tuple[SiteProbe, ...]
+    views: tuple[View, ...]
+    cam: tuple[CamShare, ...]
+    sites: tuple[SiteAuroc, ...]
+    notes: tuple[str, ...]
+    model_sha256: str
+
+
+def write_shortcuts(folder: Path, result: ShortcutsResult, pictures: bytes) -> None:
+    """Write ``shortcuts.json``, ``shortcuts.html`` and the ``pictures``, a PNG file.
+
+    Only their owner can read them, because X-rays are on them.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    page = render("shortcuts.html.j2", result=result, pictures=base64.b64encode(pictures).decode())
+    files = {
+        "shortcuts.json": result.model_dump_json(indent=1).encode(),
+        "shortcuts.html": page.encode(),
+        "grad-cam.png": pictures,
+    }
+    try:
+        for name, content in files.items():
+            replace_private(folder / name, [content])
+    except OSError as error:
+        raise write_error(str(folder), error) from None

@@ -1,0 +1,1 @@
+"""Whether a model learns the hospital instead of the disease (`ppfl shortcuts`)."""

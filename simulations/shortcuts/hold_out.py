@@ -1,0 +1,72 @@
+"""Models trained without one hospital, to be tested on its X-rays."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ppfl.errors import ModelError
+from ppfl.learning.files import load_model, parameters_sha256
+from ppfl.learning.images import order_images
+from ppfl.learning.models import build_model, set_parameters
+from ppfl.learning.study_model import StudyModel
+from ppfl.learning.training import train_locally
+from ppfl.settings import Study
+from simulations.shortcuts.xrays import Side
+
+
+class HeldOut:
+    """Trains on all hospitals' X-rays but one's, pooled, with the study's settings.
+
+    A model that is done is kept in ``folder`` and read the next time.
+
+    Raises:
+        ModelError: ``start`` does not hold the parameters that the study starts from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: StudyModel,
+        study: Study,
+        start: Path,
+        fit: Side,
+        talk: Console,
+    ) -> None:
+        self._folder, self._model, self._study, self._fit = folder, model, study, fit
+        self._talk = talk
+        self._start, _ = load_model(start)
+        if parameters_sha256(self._start) != study.model.start_sha256:
+            raise ModelError(f"{start}: not what the study starts from")
+
+    def without(self, site: str) -> StudyModel:
+        """The model that never saw the hospital's X-rays."""
+        study, classes = self._study, self._model.classes
+        # a table may call a hospital by a name that is none for a file
+        name = hashlib.sha256(site.encode()).hexdigest()[:12]
+        kept = self._folder / f"without-{name}.safetensors"
+        if kept.exists() and load_model(kept)[1].get("study") == study.fingerprint():
+            return StudyModel.read(kept)
+        side = self._fit[self._fit.sites != site]
+        images = order_images(side.images, side.labels, list(map(str, side.groups)))
+        network = build_model(self._model.architecture, classes=len(classes), seed=0)
+        set_parameters(network, self._start)
+        for number in range(1, study.training.rounds + 1):
+            self._talk.print(f"  without {site}: round {number} of {study.training.rounds}")
+            train_locally(
+                network,
+                images,
+                study.training,
+                classes=len(classes),
+                normalisation=self._model.normalisation,
+                round_number=number,
+                seed=study.seed,
+            )
+        trained = replace(self._model, network=network)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        trained.write(kept, study=study.fingerprint())
+        return trained
