@@ -12,6 +12,7 @@ from ppfl.federation import Line
 from ppfl.federation.journal import (
     Alarm,
     AnyEvent,
+    LabelsLeftOut,
     LeftHospital,
     MeanXRaysReleased,
     MetricsReleased,
@@ -51,6 +52,7 @@ _KINDS: dict[str, Kind] = {
     "site_answered": "sites",
     "left_hospital": "sites",
     "will_send": "sites",
+    "labels_left_out": "sites",
     "metrics_released": "metrics",
     "mean_xrays_released": "metrics",
 }
@@ -201,6 +203,9 @@ def sentence_of(event: AnyEvent) -> str:
             return f"left the hospital: {left}"
         case WillSend():
             return f"will send {_size(event.study_bytes_up)} in {event.rounds} rounds"
+        case LabelsLeftOut():
+            labels = ", ".join(f"{label} ({images})" for label, images in event.labels.items())
+            return f"leaves out X-rays of no class of the study: {labels}"
         case Refused():
             return f"refused ({event.code}): {event.reason}"
         case ModelKept():
