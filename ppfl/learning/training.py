@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from ppfl.errors import DataError, NotFiniteError, RoundError
 from ppfl.learning.augment import augment
+from ppfl.learning.device import choose_device, seeded
 from ppfl.learning.images import ImageSet
 from ppfl.learning.models import as_tensor, batch_norm_layers, network_input
 from ppfl.settings import TrainingOptions
@@ -52,11 +53,13 @@ def train_locally(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     deadline_s: float | None = None,
+    device: torch.device | None = None,
 ) -> TrainingResult:
     """Train the model in place for ``options.local_epochs`` and say how it went.
 
     A site keeps no state between rounds: the rate depends on the round alone, AdamW's moments start
-    at zero. The same arguments on the same number of threads give the same parameters, bit for bit.
+    at zero. The same arguments on the same number of threads give the same parameters, bit for bit,
+    on one kind of processor and one version of torch; a GPU has bits of its own.
 
     Afterwards batch norm's running statistics are estimated anew, with the parameters as they have
     become and on images as they are [WJ21]: those gathered in training belong to earlier parameters
@@ -66,7 +69,7 @@ def train_locally(
     they are, since one image has no variance.
 
     Args:
-        model: from ``build_model``; it is left in training mode.
+        model: from ``build_model``; it is left in training mode, on the device.
         data: the site's images, at least one, and labels in [0, classes).
         options: the study's.
         classes: number of classes.
@@ -75,6 +78,7 @@ def train_locally(
         seed: where the order of images, their augmentation and dropout begin.
         progress: told the steps done and the steps in all, after each step.
         deadline_s: seconds from now after which to give up, looked at before each step.
+        device: where to train; without one, that of ``choose_device``.
 
     Raises:
         DataError: no images, or a label that is no class.
@@ -91,17 +95,17 @@ def train_locally(
         raise RoundError(f"round {round_number} of a study that has {options.rounds}")
     start = int(np.random.SeedSequence((seed, round_number)).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(start)
-    weights = _class_weights(data.labels, classes, weighted=options.class_weighting)
+    device = device or choose_device()
+    weights = _class_weights(data.labels, classes, weighted=options.class_weighting).to(device)
+    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(_parameter_groups(model, options.weight_decay))
-    model.to(memory_format=torch.channels_last).train()
     if images == 1:
         for layer in batch_norm_layers(model).values():
             layer.eval()
     batches_an_epoch = len(_cuts(images, options.batch_size)) + 1
     steps = batches_an_epoch * options.local_epochs
     losses: list[float] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(start)  # dropout knows no other generator
+    with seeded(device, start):
         for step, chosen in enumerate(_batches(images, options, generator)):
             if deadline_s is not None and time.monotonic() - started > deadline_s:
                 raise RoundError(
@@ -114,10 +118,10 @@ def train_locally(
             rate = learning_rate_at(done, options)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            pixels = as_tensor(data.images[chosen])
+            pixels = as_tensor(data.images[chosen], device)
             if options.augmentation:
                 pixels = augment(pixels, generator)
-            labels = torch.from_numpy(data.labels[chosen])
+            labels = torch.from_numpy(data.labels[chosen]).to(device)
             each = functional.cross_entropy(
                 model(network_input(pixels, normalisation)),
                 labels,
@@ -138,7 +142,7 @@ def train_locally(
                 progress(step + 1, steps)
         if images > 1:
             chosen = torch.randperm(images, generator=generator)[:_STATISTIC_IMAGES].numpy()
-            _estimate_statistics(model, data.images[chosen], normalisation)
+            _estimate_statistics(model, data.images[chosen], normalisation, device)
     return TrainingResult(
         loss=sum(losses[-batches_an_epoch:]) / images,
         steps=steps,
@@ -148,7 +152,10 @@ def train_locally(
 
 
 def _estimate_statistics(
-    model: nn.Module, images: NDArray[np.uint8], normalisation: tuple[float, float]
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    normalisation: tuple[float, float],
+    device: torch.device,
 ) -> None:
     """Set batch norm's running statistics to the means over batches of these images."""
     layers = [layer for layer in batch_norm_layers(model).values() if layer.track_running_stats]
@@ -160,7 +167,7 @@ def _estimate_statistics(
         layer.train()
     with torch.no_grad():
         for batch in np.split(images, _cuts(len(images), _STATISTIC_BATCH)):
-            model(network_input(as_tensor(batch), normalisation))
+            model(network_input(as_tensor(batch, device), normalisation))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.train()
