@@ -21,7 +21,7 @@ from ppfl.crypto.certificates import (
     issue_server,
 )
 from ppfl.crypto.keyfiles import format_public_key
-from ppfl.crypto.signing import create_signing_key, read_signing_key
+from ppfl.crypto.signing import create_signing_key, key_fingerprint, read_signing_key
 from ppfl.crypto.textfile import (
     make_key_folder,
     read_key_text,
@@ -82,6 +82,7 @@ class Kits:
     study: Study
     files: tuple[Path, ...]
     authority: str
+    journal_key: str
     cards: Mapping[str, str]
 
 
@@ -129,6 +130,7 @@ def write_kits(folder: Path, ceremony: Ceremony, *, weights: Path | None) -> Kit
         study=study,
         files=tuple(kits),
         authority=certificate_fingerprint(authority),
+        journal_key=key_fingerprint(read_signing_key(settings.journal_key).public),
         cards={site: card.fingerprint for site, card in ceremony.cards.items()},
     )
 

@@ -64,6 +64,7 @@ def write_site_kits(
         "study_fingerprint": study.fingerprint(),
         "key_fingerprint": study.encryption.key_fingerprint,
         "ca_fingerprint": kits.authority,
+        "journal_fingerprint": kits.journal_key,
         "card": dict(kits.cards),
         "start_sha256": study.model.start_sha256,
         "kits": [str(path) for path in kits.files],

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from coordinator.summary_table import print_summary
 from ppfl.crypto import choose_engine
 from ppfl.errors import RunError
 from ppfl.federation import read_journal
@@ -24,7 +23,6 @@ from sites.printing import tell_left_out
 
 _talk = Console(stderr=True)
 _APP = Path(__file__).parent.parent
-_PHASES = ("open", "train", "seal", "add")
 
 
 def simulate(
@@ -76,31 +74,7 @@ def simulate(
 
 
 def _show(summary: Summary, places: dict[str, str]) -> None:
-    table = Table(
-        box=box.SIMPLE_HEAD, caption="open to add: seconds; up, down: MB; at the median site"
-    )
-    headings = ("round", "sites", "accuracy", "AUROC", *_PHASES, "up", "down")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for r in summary.rounds:
-        figures = [r.metrics.get(name) for name in ("accuracy", "macro_auroc")]
-        table.add_row(
-            str(r.number),
-            str(len(r.sites)),
-            *("–" if figure is None else f"{figure:.3f}" for figure in figures),
-            *(f"{r.seconds[phase]:.1f}" for phase in _PHASES),
-            f"{r.bytes_up / 1e6:.1f}",
-            f"{r.bytes_down / 1e6:.1f}",
-        )
     out = Console()
-    out.print(table)
-    if summary.test:
-        accuracy, images = summary.test["accuracy"], summary.test["images"]
-        out.print(f"test: accuracy {accuracy:.3f} on {images} images that no site trained on")
-    if summary.hidden_share:
-        share = 100 * summary.hidden_share
-        out.print(f"{share:.0f} % of the sites' encryption and decryption ran beside training")
-    for note in summary.notes:
-        out.print(f"note: {note}")
+    print_summary(summary, out)
     for name, place in places.items():
         out.print(f"{name}: {place}", soft_wrap=True)

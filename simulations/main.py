@@ -12,6 +12,7 @@ from benchmarks.command import bench
 from coordinator.audit_command import audit_run
 from coordinator.dashboard.command import show_dashboard
 from coordinator.run_command import run_coordinator
+from coordinator.runs_command import runs
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from coordinator.status_command import show_status, stop_coordinator
 from ppfl.learning.check import check_folder
@@ -38,6 +39,7 @@ _app.command("audit")(audit_run)
 _app.command("dashboard")(show_dashboard)
 _app.add_typer(_data, name="data")
 _app.add_typer(vault, name="vault")
+_app.add_typer(runs, name="runs")
 
 _keys = typer.Typer(no_args_is_help=True, help="Hold the key ceremony; look at key files.")
 _keys.command("create")(create_keys)

@@ -12,6 +12,7 @@ from ppfl.crypto import PrivateKey, PublicKey, read_private_key, write_private_k
 from ppfl.crypto.certificates import certificate_fingerprint, check_authority
 from ppfl.crypto.keyfiles import parse_public_key
 from ppfl.crypto.sealing import SealedKey
+from ppfl.crypto.signing import key_fingerprint
 from ppfl.crypto.textfile import replace_text, write_key_text
 from ppfl.errors import (
     CertificateError,
@@ -43,6 +44,7 @@ class Joined:
     card: str
     key: str
     authority: str
+    journal_key: str
     code: str
     changed: bool
 
@@ -99,6 +101,7 @@ def join(kit_file: Path, folder: Path, *, data: Path, passphrase_file: Path | No
         card=card.fingerprint,
         key=public.fingerprint,
         authority=certificate_fingerprint(authority),
+        journal_key=key_fingerprint(kit.journal_key),
         code=site.approved_code,
         changed=bool(changed),
     )

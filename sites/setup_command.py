@@ -59,6 +59,7 @@ def join_federation(
         "study_fingerprint": joined.study.fingerprint(),
         "key_fingerprint": joined.key,
         "ca_fingerprint": joined.authority,
+        "journal_fingerprint": joined.journal_key,
         "card_fingerprint": joined.card,
         "code": joined.code,
         "site_file": str(joined.site_file),

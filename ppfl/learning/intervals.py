@@ -1,8 +1,10 @@
 """Confidence intervals of accuracies, by bootstrap over patients.
 
 X-rays of one patient are no independent draws, so whole groups are drawn [FW07]; percentiles of
-the resamples are the interval [ET93, §13].
+the resamples are the interval [ET93, §13]. Where every answer is right, or every one wrong, all
+resamples are alike, and the interval is the exact one over patients [CP34].
 
+[CP34] C. Clopper, E. Pearson, "The Use of Confidence or Fiducial Limits", Biometrika 26, 1934.
 [ET93] B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993.
 [FW07] C. Field, A. Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69, 2007.
 """
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from ppfl.errors import DataError
 
 _RESAMPLES = 10_000
+_OUTSIDE = 0.05  # the chance that an interval does not hold its figure
 _AT_ONCE = 500  # resamples in memory at one time
 
 
@@ -39,8 +42,10 @@ def accuracy_interval(
         DataError: there is no image.
     """
     patients, member = np.unique(groups, return_inverse=True)
-    means = _Means(correct, member)
-    return _interval(means, len(patients), seed=seed)
+    if len(patients) and correct.min() == correct.max():
+        reach = (_OUTSIDE / 2) ** (1 / len(patients))
+        return Interval(1.0, reach, 1.0) if correct.all() else Interval(0.0, 0.0, 1 - reach)
+    return _interval(_Means(correct, member), len(patients), seed=seed)
 
 
 def difference_interval(
@@ -87,6 +92,6 @@ def _interval(
         statistic(generator.multinomial(patients, shares, size=_AT_ONCE))
         for _ in range(_RESAMPLES // _AT_ONCE)
     ]
-    low, high = np.percentile(np.concatenate(found), (2.5, 97.5))
+    low, high = np.quantile(np.concatenate(found), (_OUTSIDE / 2, 1 - _OUTSIDE / 2))
     value = statistic(np.ones((1, patients), np.int64))[0]
     return Interval(float(value), float(low), float(high))

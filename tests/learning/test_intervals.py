@@ -35,6 +35,14 @@ def test_a_difference_is_paired_by_patient() -> None:
     assert (found.low, found.high) == pytest.approx((0.05 - 0.019, 0.05 + 0.019), abs=0.004)
 
 
+def test_answers_that_are_all_right_or_all_wrong_still_have_an_interval() -> None:
+    groups = (np.arange(60) // 2).astype(str)  # 30 patients: the rule of three says about a tenth
+    right = accuracy_interval(np.ones(60, np.bool_), groups, seed=1)
+    wrong = accuracy_interval(np.zeros(60, np.bool_), groups, seed=1)
+    assert (right.value, right.low, right.high) == (1, pytest.approx(0.884, abs=5e-4), 1)
+    assert (wrong.value, wrong.low, wrong.high) == (0, 0, pytest.approx(0.116, abs=5e-4))
+
+
 def test_answers_that_cannot_be_compared_are_refused() -> None:
     some, groups = np.ones(3, np.bool_), np.array(["a", "b", "c"])
     with pytest.raises(DataError, match="paired"):

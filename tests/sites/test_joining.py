@@ -13,8 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 
+from coordinator.folder import write_kits
 from ppfl.crypto import PrivateKey, certificates, generate_key, read_private_key, write_private_key
 from ppfl.crypto.sealing import SealedKey
+from ppfl.crypto.signing import key_fingerprint
 from ppfl.errors import (
     ApprovalError,
     CertificateError,
@@ -28,7 +30,7 @@ from ppfl.errors import (
     WrongPassphraseError,
 )
 from ppfl.federation.cards import Card
-from ppfl.federation.ceremony import hold_ceremony
+from ppfl.federation.ceremony import Ceremony, hold_ceremony
 from ppfl.federation.kit import Kit
 from ppfl.settings import SiteFile, Study
 from sites import approval
@@ -63,6 +65,10 @@ def test_a_joined_site_has_all_it_runs_with(deployed: Deployed, full_key: Privat
     site = SiteFile.read(joined.site_file)
     assert site.key is not None
     assert read_private_key(site.key, passphrase=site.passphrase()) == full_key
+    ceremony = Ceremony.read(deployed.ceremony)
+    handed_out = write_kits(deployed.coordinator, ceremony, weights=None)
+    assert joined.journal_key == handed_out.journal_key == key_fingerprint(site.journal_key)
+    assert joined.journal_key.startswith("SHA256:")
     assert site.approved_study == Study.read(site.study).fingerprint()
     assert site.approved_study == Study.read(deployed.coordinator / "study.toml").fingerprint()
     assert site.coordinator is not None
