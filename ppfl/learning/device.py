@@ -25,7 +25,7 @@ def choose_device() -> torch.device:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """The random numbers of torch itself begun anew, and left as they were; dropout knows no others."""
+    """Torch's own random numbers, which dropout draws, from a seed; afterwards as before."""
     gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if gpu else []):
         torch.default_generator.manual_seed(seed)
