@@ -52,7 +52,7 @@ class BareLoop:
     def __init__(
         self, model: nn.Module, data: ImageSet, *, batch_size: int, augmented: bool
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last).train()
         self._images, self._labels = data.images, torch.from_numpy(data.labels)
         self._augmented = augmented
         self._generator = torch.Generator().manual_seed(1)
@@ -81,7 +81,8 @@ class BareLoop:
     def _draw(self, batch_size: int) -> Iterator[Tensor]:
         while True:
             order = torch.randperm(len(self._labels), generator=self._generator)
-            yield from order.split(batch_size)
+            for start in range(0, len(order), batch_size):
+                yield order[start : start + batch_size]
 
 
 def main() -> None:
