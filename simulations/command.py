@@ -22,6 +22,7 @@ from simulations.prepare import prepare
 from simulations.progress import RunProgress
 from simulations.runner import run_in_flower, run_in_process
 from simulations.scenario import read_scenario
+from sites.printing import tell_left_out
 
 _talk = Console(stderr=True)
 _APP = Path(__file__).parent.parent
@@ -64,7 +65,9 @@ def simulate(
             changes=[*(changes or ()), *([f"hold_out={json.dumps(hold_out)}"] if hold_out else ())],
         )
         _talk.print(f"Preparing {folder}: X-rays, keys, starting parameters")
-        prepare(chosen, folder)
+        study = prepare(chosen, folder)
+        if chosen.simulation.data:
+            tell_left_out(Path(chosen.simulation.data), study.classes)
     with RunProgress(folder, _talk):
         if in_process:
             run_in_process(folder)

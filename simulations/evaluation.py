@@ -17,6 +17,7 @@ from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
 from ppfl.xray.pictures import read_grey
 from simulations.tables import figure_table
+from sites.printing import tell_left_out
 
 _NOTE = "A research model, not a medical device: no figure here is a diagnosis."
 
@@ -34,6 +35,7 @@ def evaluate_model(
     Example: ppfl evaluate --model model.safetensors --data xrays
     """
     kept = StudyModel.read(model)
+    tell_left_out(data, kept.classes)
     images = load_images(
         read_records(data, classes=kept.classes), classes=kept.classes, size=kept.size
     )

@@ -18,6 +18,7 @@ from coordinator.runs_command import runs
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from coordinator.status_command import show_status, stop_coordinator
 from ppfl.learning.check import check_folder
+from ppfl.settings import Study
 from simulations.command import simulate
 from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
@@ -70,12 +71,16 @@ _app.add_typer(_coordinator, name="coordinator")
 
 
 @_data.command("check")
-def _check(folder: Annotated[Path, typer.Argument(help="a folder or a table (CSV)")]) -> None:
-    """Say what a folder of X-rays holds.
+def _check(
+    folder: Annotated[Path, typer.Argument(help="a folder or a table (CSV)")],
+    study: Annotated[Path | None, typer.Option(help="study file whose classes count")] = None,
+) -> None:
+    """Say what a folder of X-rays holds, and what of it a study would leave out.
 
-    Example: ppfl data check xrays
+    Example: ppfl data check xrays --study study.toml
     """
-    for name, value in asdict(check_folder(folder)).items():
+    classes = Study.read(study).classes if study else ()
+    for name, value in asdict(check_folder(folder, classes=classes)).items():
         typer.echo(f"{name}: {value}")
 
 

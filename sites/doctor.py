@@ -177,15 +177,17 @@ def _port(folder: Path, port: int) -> str:
 
 
 def _data(site: SiteFile, study: Study, key: VaultKey) -> Finding:
-    advice = f"ppfl data check {site.data}"
+    advice = f"ppfl data check {site.data} --study {site.study}"
     try:
         if vault.is_vault(site.data):
             return _vault(site.data, key)
         held = Counter(record.label for record in read_records(site.data, classes=study.classes))
-        report = check_folder(site.data)
+        report = check_folder(site.data, classes=study.classes)
     except DataError as error:  # its text can name a file, and a file a patient
         return Finding("data", "wrong", error.public_sentence, advice, error.code)
     found = ", ".join(f"{label}: {held[label]}" for label in study.classes)
+    if report.left_out:  # a label can be a folder's name, and that a patient's
+        found += f"; of no class, and left out: {sum(report.left_out.values())}"
     if report.unreadable:
         found += f"; images that cannot be read: {len(report.unreadable)}"
         return Finding("data", "wrong", found, advice, "data")

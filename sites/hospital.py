@@ -20,7 +20,7 @@ from ppfl.errors import (
     StudyMismatchError,
 )
 from ppfl.federation import Journal, Opened
-from ppfl.federation.journal import LeftHospital, LeftItem, ModelKept, WillSend
+from ppfl.federation.journal import LabelsLeftOut, LeftHospital, LeftItem, ModelKept, WillSend
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import parameters_sha256
 from ppfl.learning.images import normalisation_of, pixel_sums
@@ -92,6 +92,8 @@ class Hospital:
         self._tell_traffic(request)
         with self._phase.enter("enroll", request.round_number):
             data = self._xrays.images("train")
+            if left_out := self._xrays.left_out():
+                self.journal.write(LabelsLeftOut(site=self.site.name, labels=left_out))
             integers = {
                 "images": np.asarray(len(data.labels)),
                 "class_images": np.bincount(data.labels, minlength=len(self.study.classes)),

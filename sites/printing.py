@@ -6,13 +6,15 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ppfl.errors import PpflError, exit_code_of, write_error
 from ppfl.federation.cards import grouped
+from ppfl.learning.sources import count_left_out
 from sites.event_lines import TIME_FORMAT
 
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
@@ -64,6 +66,17 @@ def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
                 typer.echo(f"{label} of {inner}: {_readable(each)}")
         else:
             typer.echo(f"{label}: {_readable(value)}")
+
+
+def tell_left_out(data: Path, classes: Sequence[str]) -> None:
+    """Say on stderr how many X-rays of a folder or table are of none of these classes.
+
+    Raises:
+        DataError: the folder or table cannot be read.
+    """
+    if left_out := count_left_out(data, classes):
+        labels = ", ".join(f"{label} ({images})" for label, images in left_out.items())
+        typer.echo(f"{data}: left out, being of no class of the study: {labels}", err=True)
 
 
 def _readable(value: Any) -> str:

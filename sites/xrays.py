@@ -6,6 +6,8 @@ model, whichever it is.
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from ppfl.crypto import read_private_key
 from ppfl.errors import DataError, SettingsError
 from ppfl.learning.images import ImageSet, load_images, order_images
-from ppfl.learning.sources import ImageRecord, match_class, read_records
+from ppfl.learning.sources import ImageRecord, count_left_out, match_class, read_records
 from ppfl.learning.splits import Split, split_by_group
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.pictures import shrink
@@ -54,6 +56,16 @@ class XRays:
         records: tuple[ImageRecord, ...] = getattr(self._split, split)
         return records
 
+    def left_out(self) -> dict[str, int]:
+        """How many X-rays the site holds of each label that is none of the study's classes.
+
+        Raises:
+            PpflError: as for ``images``.
+        """
+        if self._vault is not None:
+            return self._vault.left_out
+        return count_left_out(self._site.data, self._study.classes)
+
     def _plain(self, split: SplitName) -> ImageSet:
         records = self.records(split)
         if split == "train" and not records:
@@ -62,7 +74,7 @@ class XRays:
         if self._vault is None:
             cache = self._site.work / "cache"
             return load_images(records, classes=self._study.classes, size=size, cache=cache)
-        pixels = [self._vault[record] for record in records]
+        pixels = [self._vault.images[record] for record in records]
         labels = [self._study.classes.index(record.label) for record in records]
         images = np.array(pixels, np.uint8).reshape(-1, size, size)
         return order_images(
@@ -73,7 +85,7 @@ class XRays:
     def _split(self) -> Split:
         options = self._study.images
         records = (
-            list(self._vault)
+            list(self._vault.images)
             if self._vault is not None
             else read_records(self._site.data, classes=self._study.classes)
         )
@@ -82,8 +94,8 @@ class XRays:
         )
 
     @cached_property
-    def _vault(self) -> dict[ImageRecord, NDArray[np.uint8]] | None:
-        """The study's images in the vault; None where the data is no vault."""
+    def _vault(self) -> _Vault | None:
+        """What the study finds in the vault; None where the data is no vault."""
         if not is_vault(self._site.data):
             return None
         paths = vault_files(self._site.data)
@@ -107,12 +119,21 @@ def vault_key(site: SiteFile) -> VaultKey:
     return VaultKey(private.public, private, engine=site.engine)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Vault:
+    """Images (size, size) of the study's classes, and how many others there are by label."""
+
+    images: dict[ImageRecord, NDArray[np.uint8]]
+    left_out: dict[str, int]
+
+
 @lru_cache(maxsize=16)  # a simulation runs several sites in one process
 def _open_vault(
     site: SiteFile, classes: tuple[str, ...], size: int, files: tuple[tuple[Path, int], ...]
-) -> dict[ImageRecord, NDArray[np.uint8]]:
-    """The images of some classes in a site's vault, (size, size) each; ``files`` say it changed."""
-    images = {}
+) -> _Vault:
+    """What some classes find in a site's vault; ``files`` say whether it changed."""
+    images: dict[ImageRecord, NDArray[np.uint8]] = {}
+    left_out: Counter[str] = Counter()
     for path, found in open_folder(site.data, vault_key(site)):
         if isinstance(found, Failure):
             raise DataError(
@@ -123,6 +144,8 @@ def _open_vault(
             record = ImageRecord(path, label, found.group)
             picture = shrink(found.pixels, bits=found.bits, size=size)
             images[record] = np.asarray(picture)
+        else:
+            left_out[found.label] += 1
     if not images:
         raise DataError(f"{site.data}: no X-ray of the classes {', '.join(classes)}")
-    return images
+    return _Vault(images, dict(sorted(left_out.items())))

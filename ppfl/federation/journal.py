@@ -228,6 +228,14 @@ class WillSend(Event):
     study_bytes_down: int
 
 
+class LabelsLeftOut(Event):
+    """X-rays at this site are of no class of the study, which leaves them out."""
+
+    event: Literal["labels_left_out"] = "labels_left_out"
+    site: str
+    labels: dict[str, int] = Field(description="how many, by label")
+
+
 class Refused(Event):
     """This site refused a request; ``reason`` stays in the site's own journal."""
 
@@ -298,6 +306,7 @@ AnyEvent = (
     | Alarm
     | LeftHospital
     | WillSend
+    | LabelsLeftOut
     | Refused
     | RecordWitnessed
     | RecordDisputed

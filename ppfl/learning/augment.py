@@ -18,7 +18,8 @@ _BRIGHTNESS = 0.1
 def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
     """The images, each turned, shifted, zoomed and changed in contrast at random.
 
-    ``batch`` and result are (n, 1, h, w) float32 in [0, 1]. Turns reach 7 degrees, shifts 5 % of a
+    ``batch`` and result are (n, 1, h, w) float32 in [0, 1], on one device; ``generator`` is the
+    processor's, so that the draws are the same on all. Turns reach 7 degrees, shifts 5 % of a
     side, zooms 7 %, contrast and brightness 10 %. What comes in at an edge repeats the edge.
 
     Of cipher images, (n, 3, h, w), whole pixels are moved and nothing else is done: between two
@@ -29,7 +30,7 @@ def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
     learn to ignore, together with every other difference between the sides.
     """
     count, channels, height, width = batch.shape
-    draws = torch.rand(6, count, generator=generator) * 2 - 1
+    draws = torch.rand(6, count, generator=generator).to(batch.device) * 2 - 1
     angle, zoom = draws[0] * _TURN, 1 + draws[1] * _ZOOM
     right, down = draws[2] * 2 * _SHIFT, draws[3] * 2 * _SHIFT  # the grid is 2 wide and 2 high
     contrast, brightness = 1 + draws[4] * _CONTRAST, draws[5] * _BRIGHTNESS

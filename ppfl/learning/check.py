@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppfl.errors import DataError, UnreadableImageError
-from ppfl.learning.sources import ImageRecord, layout_of, read_records
+from ppfl.learning.sources import ImageRecord, count_left_out, layout_of, read_records
 from ppfl.xray.dicom import DicomFacts
 from ppfl.xray.pictures import read_grey
 
@@ -41,7 +41,8 @@ class FolderReport:
     """A data folder as `check_folder` found it.
 
     ``classes`` and ``sites`` count images, readable or not; an image without a site is in no
-    site's count. ``sizes`` are (width, height) of the images with the fewest and most pixels.
+    site's count. ``left_out`` counts those of each label that is none of the study's classes, if
+    there is a study. ``sizes`` are (width, height) of the images with the fewest and most pixels.
     ``modes`` are pillow's names for the stored pixels. ``duplicates`` are images that look the
     same to the last pixel, whatever their files are called, and ``contradictions`` those of them
     that are filed under different classes. ``dicom`` counts what DICOM files tell beside their
@@ -50,6 +51,7 @@ class FolderReport:
 
     layout: str
     classes: dict[str, int]
+    left_out: dict[str, int]
     sites: dict[str, int]
     groups: int
     largest_group: int
@@ -63,17 +65,24 @@ class FolderReport:
     warnings: tuple[str, ...]
 
 
-def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None) -> FolderReport:
+def check_folder(
+    folder: Path,
+    *,
+    classes: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> FolderReport:
     """A report on every image of a folder or CSV table that `read_records` can read.
 
-    Every image is decoded; one that cannot be is counted, not raised. ``progress`` is called with
-    the number of images done so far.
+    Every image is decoded; one that cannot be is counted, not raised. ``classes`` are those of a
+    study that the folder is meant for. ``progress`` is called with the number of images done so
+    far.
 
     Raises:
         DataError: the folder or table cannot be read, lists files that are missing, or not one
             image can be decoded.
     """
     records = read_records(folder)
+    left_out = count_left_out(folder, classes) if classes else {}
     looks = _look_at_all(records, progress)
     pairs = list(zip(records, looks, strict=True))
     seen = [(record, look) for record, look in pairs if isinstance(look, _Look)]
@@ -92,6 +101,7 @@ def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None)
     return FolderReport(
         layout=layout_of(folder),
         classes=_counts(record.label for record in records),
+        left_out=left_out,
         sites=_counts(record.site for record in records if record.site),
         groups=len({record.group for record in records}),
         largest_group=max(_counts(record.group for record in records).values()),
@@ -103,6 +113,7 @@ def check_folder(folder: Path, *, progress: Callable[[int], None] | None = None)
         unreadable=tuple(record.path for record, _ in failed),
         dicom=dicom,
         warnings=(
+            *_warnings_of_labels(left_out, classes),
             *_warnings(records, [look for _, look in seen], copies),
             *_warnings_of_failures([error for _, error in failed], len(records)),
             *_warnings_of_dicom(dicom),
@@ -193,6 +204,15 @@ def _warnings(
     yield from _warnings_of_copies(copies)
     yield from _warnings_of_groups(records)
     yield from _warnings_of_sites(records)
+
+
+def _warnings_of_labels(left_out: dict[str, int], classes: Sequence[str]) -> Iterator[str]:
+    if left_out:
+        labels = ", ".join(f"{label} ({images})" for label, images in left_out.items())
+        yield (
+            f"X-rays of no class of the study, which it leaves out: {sum(left_out.values())}, "
+            f"labelled {labels}. If they belong to it, name them as it does: {', '.join(classes)}."
+        )
 
 
 def _warnings_of_failures(errors: Sequence[UnreadableImageError], images: int) -> Iterator[str]:

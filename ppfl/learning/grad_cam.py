@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ppfl.errors import ModelError
+from ppfl.learning.device import choose_device
 from ppfl.learning.models import as_tensor, last_layer, network_input
 from ppfl.learning.study_model import StudyModel
 
@@ -33,10 +34,12 @@ def grad_cam(
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     layer = model.network.get_submodule(_last_maps(model))
+    device = choose_device()
+    model.network.to(device)
     found = []
     with GradCAM(model=model.network, target_layers=[layer]) as cam:
         for start in range(0, len(images), _BATCH):
-            pixels = as_tensor(images[start : start + _BATCH])
+            pixels = as_tensor(images[start : start + _BATCH], device)
             targets = [ClassifierOutputTarget(int(c)) for c in classes[start : start + _BATCH]]
             found.append(cam(network_input(pixels, model.normalisation), targets))
     model.network.zero_grad()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppfl.errors import DataError, MalformedMessageError, ModelError, NotFiniteError
+from ppfl.learning.device import choose_device
 from ppfl.learning.images import ImageSet
 from ppfl.learning.models import as_tensor, network_input
 
@@ -190,18 +191,19 @@ def predict(
 ) -> NDArray[np.float32]:
     """Probabilities (n, C) for 8-bit images (n, h, w) or (n, h, w, 3).
 
-    The model is left in evaluation mode.
+    The model is left in evaluation mode, on the device of `choose_device`.
 
     Raises:
         NotFiniteError: the model answers with NaN or infinity.
     """
-    model.to(memory_format=torch.channels_last).eval()
+    device = choose_device()
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     answers = []
     with torch.inference_mode():
         for start in range(0, max(len(images), 1), batch_size):
-            pixels = as_tensor(images[start : start + batch_size])
+            pixels = as_tensor(images[start : start + batch_size], device)
             answers.append(model(network_input(pixels, normalisation)).softmax(dim=1))
-    probabilities: NDArray[np.float32] = torch.cat(answers).numpy()
+    probabilities: NDArray[np.float32] = torch.cat(answers).cpu().numpy()
     if not np.isfinite(probabilities).all():
         raise NotFiniteError("the model answers with NaN or infinity")
     return probabilities

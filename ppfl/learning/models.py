@@ -282,9 +282,9 @@ def set_parameters(model: nn.Module, parameters: Mapping[str, NDArray[np.float32
         own[name].copy_(torch.tensor(array))
 
 
-def as_tensor(images: NDArray[np.uint8]) -> Tensor:
+def as_tensor(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Pixels (n, 1, h, w) in [0, 1] of grey images (n, h, w), or (n, 3, h, w) of (n, h, w, 3)."""
-    pixels = torch.tensor(images)
+    pixels = torch.tensor(images, device=device)
     pixels = pixels.unsqueeze(1) if images.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return pixels.float().div_(255)
 

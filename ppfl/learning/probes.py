@@ -40,7 +40,7 @@ def predict_with_features(
         probabilities = model.predict(images)
     finally:
         handle.remove()
-    return probabilities, torch.cat(gathered).numpy()
+    return probabilities, torch.cat(gathered).cpu().numpy()
 
 
 def probe(

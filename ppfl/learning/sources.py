@@ -6,11 +6,13 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ppfl.errors import DataError
+from ppfl.learning.tables import fold_name, read_table
 from ppfl.xray.dicom import names_dicom, patient_group
 
 _TABLES = ("manifest.csv", "index.csv")
@@ -20,6 +22,7 @@ _DICOM_DIRECTORY = "DICOMDIR"  # on every CD: DICOM, but a table of contents
 _MASKS = frozenset({"masks", "lung_masks", "infection_masks"})
 _SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
 _NO_CLASS = _SPLITS | {"images"}
+_MOST_LABELS = 10  # that an error names
 _CAUSE = re.compile(r"person\d+_(bacteria|virus)_\d+")
 _CAUSE_CLASS = {"bacteria": "Bacterial_Pneumonia", "virus": "Viral_Pneumonia"}
 _PATIENTS = (
@@ -52,17 +55,19 @@ def read_records(
 ) -> list[ImageRecord]:
     """The X-rays of a folder or CSV table, sorted by path, which is absolute.
 
-    A table is the CSV file itself, or ``manifest.csv`` or ``index.csv`` in the folder. It has the
-    columns path, label (or class), and may have group (or patient) and site; relative paths start
-    at the table. Without a table an image's class is the nearest folder above it that is not
-    ``images`` nor a ready-made split (train, test, val), which reads the COVID-19 Radiography
-    Database, Kermany's pneumonia set and any tree of one folder per class; folders of masks are
-    passed over. Ready-made splits do not count: ours go by patient.
+    A table is the CSV file itself, or ``manifest.csv`` or ``index.csv`` in the folder, in the form
+    that `read_table` describes. A line that names a folder means every image below it, such as a
+    patient's as an archive exports them.
+
+    Without a table an image's class is the nearest folder above it that is not ``images`` nor a
+    ready-made split (train, test, val), which reads the COVID-19 Radiography Database, Kermany's
+    pneumonia set and any tree of one folder per class; folders of masks are passed over.
+    Ready-made splits do not count: ours go by patient.
 
     Class names are the same if they differ only in case, spaces, hyphens and underscores. With
-    ``classes``, other classes are left out and labels are spelled as there; Kermany's PNEUMONIA
-    then becomes Bacterial_Pneumonia or Viral_Pneumonia if these are asked for, or, without classes,
-    if the ``causes`` are.
+    ``classes``, other classes are left out (`count_left_out` counts them) and labels are spelled
+    as there; Kermany's PNEUMONIA then becomes Bacterial_Pneumonia or Viral_Pneumonia if these are
+    asked for, or, without classes, if the ``causes`` are.
 
     Images are files of the usual suffixes, .dcm, and those without a suffix (or with a number for
     one) that begin as DICOM files do.
@@ -73,33 +78,29 @@ def read_records(
     a record as well, of an empty group: whoever opens the file says what is wrong with it.
 
     Raises:
-        DataError: the folder or a listed file is missing, the table lacks a column, lists a file
-            twice or one outside its folder, or there is no image of any class asked for. A class
-            that is merely absent is no error: a site need not have all.
+        DataError: the folder or a listed file is missing, the table cannot be read or lists a file
+            twice, or there is no image of any class asked for. A class that is merely absent is no
+            error: a site need not have all.
     """
-    folder = Path(os.path.abspath(folder))
-    spelling = {_key(name): name for name in classes}
+    spelling = {fold_name(name): name for name in classes}
     if len(spelling) != len(classes):
         raise DataError(f"two of the classes {', '.join(classes)} differ only in spelling")
-    table = _table_of(folder)
-    found = _read_table(table) if table else _read_tree(folder)
-    found = sorted(found, key=lambda entry: entry.path)
+    where, found = _find(folder)
     kept = []
     for entry in found:
         if classes:
-            label = match_class(entry.cause, classes) or match_class(entry.label, classes)
+            label = entry.class_among(classes)
         else:
             label = entry.cause if causes and entry.cause else entry.label
-            label = spelling.setdefault(_key(label), label)
+            label = spelling.setdefault(fold_name(label), label)
         if label:
             kept.append((entry, label))
     if not kept:
-        raise _nothing_found(table or folder, found, classes)
+        raise _nothing_found(where, found, classes)
     missing = [entry.path for entry, _ in kept if not entry.path.is_file()]
     if missing and not missing_ok:
         raise DataError(
-            f"{table or folder}: {len(missing)} of {len(kept)} images are missing, the first is "
-            f"{missing[0]}",
+            f"{where}: {len(missing)} of {len(kept)} images are missing, the first is {missing[0]}",
             hint="copy the files to where the table says, or take their lines out",
         )
     return [
@@ -108,15 +109,25 @@ def read_records(
     ]
 
 
+def count_left_out(folder: Path, classes: Sequence[str]) -> dict[str, int]:
+    """How many X-rays `read_records` leaves out of these classes, by label, in alphabetical order.
+
+    Raises:
+        DataError: the folder or table cannot be read.
+    """
+    _, found = _find(folder)
+    return _count_labels(entry for entry in found if not entry.class_among(classes))
+
+
 def match_class(label: str, classes: Sequence[str]) -> str:
     """The class that a label means, spelled as the classes are, or empty if it is none of them.
 
     A pneumonia of known cause is a pneumonia where the classes do not ask for causes.
     """
-    spelling = {_key(name): name for name in classes}
-    if found := spelling.get(_key(label)):
+    spelling = {fold_name(name): name for name in classes}
+    if found := spelling.get(fold_name(label)):
         return found
-    known = _key(label) in map(_key, _CAUSE_CLASS.values())
+    known = fold_name(label) in map(fold_name, _CAUSE_CLASS.values())
     return spelling.get("pneumonia", "") if known else ""
 
 
@@ -171,9 +182,21 @@ class _Entry:
     group: str = ""
     site: str = ""
 
+    def class_among(self, classes: Sequence[str]) -> str:
+        """The class it is of, or empty if it is of none of them."""
+        return match_class(self.cause, classes) or match_class(self.label, classes)
 
-def _key(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
+
+def _find(folder: Path) -> tuple[Path, list[_Entry]]:
+    """The table or folder that says what there is, and all that it says, sorted by path."""
+    folder = Path(os.path.abspath(folder))
+    table = _table_of(folder)
+    found = _read_rows(table) if table else _read_tree(folder)
+    return table or folder, sorted(found, key=lambda entry: entry.path)
+
+
+def _count_labels(entries: Iterable[_Entry]) -> dict[str, int]:
+    return dict(sorted(Counter(entry.cause or entry.label for entry in entries).items()))
 
 
 def _table_of(folder: Path) -> Path | None:
@@ -186,57 +209,19 @@ def _table_of(folder: Path) -> Path | None:
     return next((folder / name for name in _TABLES if (folder / name).is_file()), None)
 
 
-def _read_table(table: Path) -> list[_Entry]:
+def _read_rows(table: Path) -> list[_Entry]:
     entries: dict[Path, _Entry] = {}
-    try:
-        # Excel begins its UTF-8 tables with a byte order mark.
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            label = _column(table, columns, "label", "class")
-            path = _column(table, columns, "path")
-            group = next((name for name in ("group", "patient") if name in columns), "group")
-            for row in reader:
-                where = f"{table}: line {reader.line_num}"
-                place = _place(table.parent, _cell(row, path), where=where)
-                if not _cell(row, label):
-                    raise DataError(f"{where}: the column {label} is empty")
-                if place in entries:
-                    raise DataError(f"{where}: {place} is listed a second time")
-                entries[place] = _Entry(
-                    place, _cell(row, label), group=_cell(row, group), site=_cell(row, "site")
-                )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not a readable CSV table: {error}") from None
+    for row in read_table(table):
+        files = [row.path]
+        if row.path.is_dir():
+            files = list(_image_files(row.path))
+            if not files:
+                raise DataError(f"{row.where}: no image in {row.path}")
+        for path in files:
+            if path in entries:
+                raise DataError(f"{row.where}: {path} is listed a second time")
+            entries[path] = _Entry(path, row.label, group=row.group, site=row.site)
     return list(entries.values())
-
-
-def _column(table: Path, columns: Sequence[str], *names: str) -> str:
-    for name in names:
-        if name in columns:
-            return name
-    raise DataError(
-        f"{table}: no column {' or '.join(names)} among {', '.join(columns) or 'none'}",
-        hint="the first line must be: path,label,group,site (group and site are optional)",
-    )
-
-
-def _cell(row: Mapping[str, str | None], column: str) -> str:
-    return (row.get(column) or "").strip()
-
-
-def _place(base: Path, text: str, *, where: str) -> Path:
-    """The absolute path that a table's cell means."""
-    if not text:
-        raise DataError(f"{where}: the column path is empty")
-    place = Path(os.path.normpath(base / text))
-    if not Path(text).is_absolute() and base not in place.parents:
-        raise DataError(
-            f"{where}: {text} leads out of the table's folder",
-            hint="write such a path in full, from / on",
-        )
-    return place
 
 
 def _read_tree(folder: Path) -> list[_Entry]:
@@ -245,7 +230,7 @@ def _read_tree(folder: Path) -> list[_Entry]:
         above = path.relative_to(folder).parts[:-1]
         label = next((part for part in reversed(above) if part.casefold() not in _NO_CLASS), "")
         cause = _CAUSE.fullmatch(path.stem)
-        if cause and _key(label) == "pneumonia":
+        if cause and fold_name(label) == "pneumonia":
             entries.append(_Entry(path, label, cause=_CAUSE_CLASS[cause[1]]))
         elif label:
             entries.append(_Entry(path, label))
@@ -276,7 +261,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_aside(folder_name: str) -> bool:
-    return folder_name.startswith((".", "__MACOSX")) or _key(folder_name) in _MASKS
+    return folder_name.startswith((".", "__MACOSX")) or fold_name(folder_name) in _MASKS
 
 
 def _cannot_list(error: OSError) -> None:
@@ -304,7 +289,9 @@ def _group_of(path: Path, missing_ok: bool) -> str:
 
 def _nothing_found(where: Path, found: Sequence[_Entry], classes: Sequence[str]) -> DataError:
     if found:
-        there = ", ".join(sorted({entry.label for entry in found})[:10])
+        counts = list(_count_labels(found).items())
+        there = ", ".join(f"{label} ({images})" for label, images in counts[:_MOST_LABELS])
+        there += ", …" if len(counts) > _MOST_LABELS else ""
         return DataError(
             f"{where}: no image of the classes {', '.join(classes)}; found {there}",
             hint="name the folders, or the table's labels, as the study names its classes",

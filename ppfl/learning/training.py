@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppfl.errors import DataError, NotFiniteError, RoundError
 from ppfl.learning.augment import augment
+from ppfl.learning.device import choose_device, seeded
 from ppfl.learning.images import ImageSet
 from ppfl.learning.models import as_tensor, batch_norm_layers, network_input
 from ppfl.settings import TrainingOptions
@@ -60,12 +61,14 @@ def train_locally(
     corrections: Mapping[str, NDArray[np.float32]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     deadline_s: float | None = None,
+    device: torch.device | None = None,
 ) -> TrainingResult:
     """Train the model in place for ``options.local_epochs`` and say how it went.
 
     Nothing is kept between rounds here: the rate depends on the round alone, and the optimiser's
     moments start at zero. The same arguments on the same number of threads give the same
-    parameters, bit for bit. Parameters that require no gradient stay as they are.
+    parameters, bit for bit, on one kind of processor and one version of torch; a GPU has bits of
+    its own. Parameters that require no gradient stay as they are.
 
     With ``proximal_mu`` the loss of a step gains μ/2 · ‖w − w_t‖², where w_t is the model as it was
     given [LSZ20, eq. 2].
@@ -79,7 +82,7 @@ def train_locally(
     a site with a single image, since one image has no variance.
 
     Args:
-        model: from ``build_study_model``; it is left in training mode.
+        model: from ``build_study_model``; it is left in training mode, on the device.
         data: the site's images, at least one, and labels in [0, classes).
         options: the study's.
         classes: number of classes.
@@ -89,6 +92,7 @@ def train_locally(
         corrections: by parameter, what is added to its gradient in every step [KKM20, eq. 3].
         progress: told the steps done and the steps in all, after each step.
         deadline_s: seconds from now after which to give up, looked at before each step.
+        device: where to train; without one, that of ``choose_device``.
 
     Raises:
         DataError: no images, or a label that is no class.
@@ -105,9 +109,10 @@ def train_locally(
         raise RoundError(f"round {round_number} of a study that has {options.rounds}")
     start = int(np.random.SeedSequence((seed, round_number)).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(start)
-    weights = _class_weights(data.labels, classes, weighted=options.class_weighting)
+    device = device or choose_device()
+    weights = _class_weights(data.labels, classes, weighted=options.class_weighting).to(device)
+    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(model, options)
-    model.to(memory_format=torch.channels_last).train()
     adjust = _Adjustment(model, options.proximal_mu, corrections or {})
     estimated = []
     for layer in batch_norm_layers(model).values():
@@ -120,8 +125,7 @@ def train_locally(
     steps = batches_an_epoch * options.local_epochs
     losses: list[float] = []
     rates: list[float] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(start)  # dropout knows no other generator
+    with seeded(device, start):
         for step, chosen in enumerate(_batches(images, options, generator)):
             if deadline_s is not None and time.monotonic() - started > deadline_s:
                 raise RoundError(
@@ -135,10 +139,10 @@ def train_locally(
             rates.append(rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            pixels = as_tensor(data.images[chosen])
+            pixels = as_tensor(data.images[chosen], device)
             if options.augmentation:
                 pixels = augment(pixels, generator)
-            labels = torch.from_numpy(data.labels[chosen])
+            labels = torch.from_numpy(data.labels[chosen]).to(device)
             each = functional.cross_entropy(
                 model(network_input(pixels, normalisation)),
                 labels,
@@ -160,7 +164,7 @@ def train_locally(
                 progress(step + 1, steps)
         if estimated:
             chosen = torch.randperm(images, generator=generator)[:_STATISTIC_IMAGES].numpy()
-            _estimate_statistics(model, estimated, data.images[chosen], normalisation)
+            _estimate_statistics(model, estimated, data.images[chosen], normalisation, device)
     return TrainingResult(
         loss=sum(losses[-batches_an_epoch:]) / images,
         steps=steps,
@@ -179,7 +183,10 @@ class _Adjustment:
         self._mu = mu
         learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._pulled = [(p, p.detach().clone()) for p in learnt.values()] if mu else []
-        self._corrected = [(learnt[name], torch.tensor(c)) for name, c in corrections.items()]
+        self._corrected = [
+            (learnt[name], torch.tensor(c, device=learnt[name].device))
+            for name, c in corrections.items()
+        ]
 
     def gradients(self) -> None:
         """Add it to the gradients that the loss has left."""
@@ -196,6 +203,7 @@ def _estimate_statistics(
     layers: Sequence[_BatchNorm],
     images: NDArray[np.uint8],
     normalisation: tuple[float, float],
+    device: torch.device,
 ) -> None:
     """Set the running statistics of batch-norm layers to the means over batches of these images."""
     momenta = [layer.momentum for layer in layers]
@@ -206,7 +214,7 @@ def _estimate_statistics(
         layer.train()
     with torch.no_grad():
         for batch in np.split(images, _cuts(len(images), _STATISTIC_BATCH)):
-            model(network_input(as_tensor(batch), normalisation))
+            model(network_input(as_tensor(batch, device), normalisation))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.train()

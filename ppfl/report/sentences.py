@@ -8,6 +8,7 @@ from ppfl.federation.journal import (
     Alarm,
     AnyEvent,
     ImagesReleased,
+    LabelsLeftOut,
     LeftHospital,
     MeanXRaysReleased,
     MetricsReleased,
@@ -44,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "site_answered": "sites",
     "left_hospital": "sites",
     "will_send": "sites",
+    "labels_left_out": "sites",
     "metrics_released": "metrics",
     "mean_xrays_released": "metrics",
     "images_released": "metrics",
@@ -97,6 +99,9 @@ def sentence_of(event: AnyEvent) -> str:
             return f"sent {left or 'nothing'}"
         case WillSend():
             return f"will send {_size(event.study_bytes_up)} in {event.rounds} rounds"
+        case LabelsLeftOut():
+            labels = ", ".join(f"{label} ({images})" for label, images in event.labels.items())
+            return f"leaves out X-rays of no class of the study: {labels}"
         case Refused():
             return f"refused ({event.code}): {event.reason}"
         case ModelKept():

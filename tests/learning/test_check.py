@@ -37,6 +37,7 @@ def test_a_sound_folder_has_no_warnings(tmp_path: Path) -> None:
     assert report == FolderReport(
         layout="one folder per class",
         classes={"COVID": 10, "Normal": 10},
+        left_out={},
         sites={},
         groups=20,
         largest_group=1,
@@ -50,6 +51,17 @@ def test_a_sound_folder_has_no_warnings(tmp_path: Path) -> None:
         warnings=(),
     )
     assert done == list(range(1, 21))
+
+
+def test_labels_outside_the_study_are_counted_and_named(tmp_path: Path) -> None:
+    root = sound_folder(tmp_path)
+    report = check_folder(root, classes=["covid", "Effusion"])
+    assert report.left_out == {"Normal": 10}
+    assert report.classes == {"COVID": 10, "Normal": 10}
+    told = warning(report, "of no class of the study")
+    assert "leaves out: 10, labelled Normal (10)." in told
+    assert "covid, Effusion" in told
+    assert check_folder(root, classes=["COVID", "Normal"]).warnings == ()
 
 
 def test_bad_images_are_counted_not_raised(tmp_path: Path) -> None:

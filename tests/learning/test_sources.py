@@ -12,7 +12,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from ppfl.errors import DataError
 from ppfl.learning.images import load_images
-from ppfl.learning.sources import ImageRecord, layout_of, match_class, read_records, write_manifest
+from ppfl.learning.sources import (
+    ImageRecord,
+    count_left_out,
+    layout_of,
+    match_class,
+    read_records,
+    write_manifest,
+)
 
 XRAYS = Path(__file__).parents[2] / ".." / "shared" / "xrays"
 
@@ -156,6 +163,30 @@ def test_a_table_names_class_patient_and_site(tmp_path: Path, name: str) -> None
     assert layout_of(table.parent if name != "of_mine.csv" else table) == f"table {name}"
 
 
+def test_a_line_of_a_table_may_name_a_patients_folder(tmp_path: Path) -> None:
+    put(tmp_path / "archive" / "4711" / "study" / "1.png", 1)
+    put(tmp_path / "archive" / "4711" / "2.png", 2)
+    put(tmp_path / "archive" / "4712" / "3.png", 3)
+    (tmp_path / "index.csv").write_text("path;label;patient\narchive/4711;a;p\narchive/4712;b;\n")
+    records = read_records(tmp_path)
+    assert labels(records) == {"1.png": "a", "2.png": "a", "3.png": "b"}
+    groups = {record.path.name: record.group for record in records}
+    assert groups["1.png"] == groups["2.png"] == "p"
+    assert groups["3.png"].startswith("sha256:")
+
+
+def test_what_is_of_no_class_is_counted_by_label(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "PNEUMONIA" / "person1_bacteria_1.jpeg")
+    put(tmp_path / "train" / "PNEUMONIA" / "person2_virus_6.jpeg")
+    put(tmp_path / "train" / "Normal" / "1.png")
+    for shade in (1, 2):
+        put(tmp_path / "train" / "Effusion" / f"{shade}.png", shade)
+    classes = ["normal", "Viral_Pneumonia"]
+    assert count_left_out(tmp_path, classes) == {"Bacterial_Pneumonia": 1, "Effusion": 2}
+    assert len(read_records(tmp_path, classes=classes)) == 2
+    assert count_left_out(tmp_path, ["NORMAL", "pneumonia", "effusion"]) == {}
+
+
 def test_a_group_column_goes_before_a_patient_column(tmp_path: Path) -> None:
     put(tmp_path / "1.png")
     (tmp_path / "index.csv").write_text("path,label,patient,group\n1.png,a,p,g\n")
@@ -185,9 +216,9 @@ def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column label or class among none"),
-        ("path,diagnosis\n1.png,a\n", "no column label or class among path, diagnosis"),
-        ("file,label\n1.png,a\n", "no column path among file, label"),
+        ("", "no column path or file or filename or image among none"),
+        ("path,age\n1.png,a\n", "no column label or class or diagnosis or finding among path, age"),
+        ("place,label\n1.png,a\n", "no column path or file .* among place, label"),
         ("path,label\n,a\n", "line 2: the column path is empty"),
         ("path,label\n1.png\n", "line 2: the column label is empty"),
         ("path,label\n1.png,a\n./1.png,b\n", "line 3: .*1.png is listed a second time"),
@@ -195,10 +226,15 @@ def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
         ("path,label\nsub/../../1.png,a\n", "leads out of the table's folder"),
         ("path,label\n2.png,a\n1.png,a\n3.png,a\n", "2 of 3 images are missing, .*2.png"),
         ("path,label\n", "no image in a folder per class"),
+        ("path,label\nempty,a\n", "line 2: no image in .*empty"),
+        ("path,label\n.,a\n", "leads out of the table's folder"),
+        ("path,label\nsick,a\nsick/2.png,a\n", "line 3: .*2.png is listed a second time"),
     ],
 )
 def test_a_table_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
     put(tmp_path / "1.png")
+    put(tmp_path / "sick" / "2.png")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_records(tmp_path)
@@ -227,7 +263,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     image = put(tmp_path / "COVID" / "1.png")
     with pytest.raises(DataError, match="neither a folder of images nor a CSV table"):
         read_records(image)
-    with pytest.raises(DataError, match="no image of the classes Normal; found COVID"):
+    with pytest.raises(DataError, match=r"no image of the classes Normal; found COVID \(1\)$"):
         read_records(tmp_path, classes=["Normal"])
 
 

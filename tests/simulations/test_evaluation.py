@@ -37,6 +37,21 @@ def test_a_model_is_evaluated_on_a_folder(tmp_path: Path, model: Path) -> None:
     assert f"accuracy: {told['accuracy']:.4f}" in _told(*arguments)
 
 
+def test_commands_say_what_is_of_no_class(tmp_path: Path, model: Path) -> None:
+    xrays = tmp_path / "xrays"
+    write_phantoms(xrays, counts={"Normal": 3, "Nodule": 4, "Effusion": 2}, size=64, seed=1)
+    arguments = ["evaluate", "--model", str(model), "--data", str(xrays), "--json"]
+    result = CliRunner().invoke(_app, arguments)
+    assert json.loads(result.stdout)["images"] == 7
+    assert result.stderr == f"{xrays}: left out, being of no class of the study: Effusion (2)\n"
+    study = tmp_path / "study.toml"
+    federation = '[federation]\nsites = ["a", "b"]\n'
+    study.write_text(f'name = "s"\nclasses = ["Normal", "Nodule"]\n{federation}')
+    told = _told("data", "check", str(xrays), "--study", str(study))
+    assert "left_out: {'Effusion': 2}" in told
+    assert "left_out: {}" in _told("data", "check", str(xrays))
+
+
 def test_single_images_get_probabilities(tmp_path: Path, model: Path) -> None:
     write_phantoms(tmp_path / "xrays", counts={"Normal": 2, "Nodule": 0}, size=64, seed=1)
     files = sorted(map(str, (tmp_path / "xrays").rglob("*.png")))

@@ -18,10 +18,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from ppfl.errors import DataError, ModelError, SettingsError, StudyMismatchError
-from ppfl.learning.files import save_model
+from ppfl.learning.files import parameters_sha256, save_model
 from ppfl.learning.grad_cam import grad_cam
 from ppfl.learning.images import order_images
-from ppfl.learning.models import build_model, get_parameters, parameters_sha256
+from ppfl.learning.models import build_model, get_parameters
 from ppfl.learning.sources import read_records
 from ppfl.learning.splits import split_by_group
 from ppfl.learning.study_model import StudyModel

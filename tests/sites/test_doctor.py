@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_a_class_that_a_site_lacks_is_noted(alpha: tuple[Path, Site]) -> None:
     (found,) = (finding for finding in examine_site(folder) if finding.what == "data")
     assert found.state == "note"
     assert found.found.startswith("Normal: 12, Effusion: 0")
+
+
+def test_xrays_of_no_class_are_noted_without_their_labels(alpha: tuple[Path, Site]) -> None:
+    folder, _ = alpha
+    xrays = folder.parent / "xrays"
+    shutil.copytree(xrays / "Effusion", xrays / "Doe, Jane")
+    found = _by_name(folder)["data"]
+    assert found.state == "note"
+    assert found.found.startswith("Normal: 12, Effusion: 12; of no class, and left out: 12")
+    assert "Doe" not in found.found
+    assert "--study" in found.advice
 
 
 def test_what_is_wrong_at_the_coordinator_is_found_at_the_site(

@@ -13,14 +13,18 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from coordinator.dashboard.log import sentence_of
 from ppfl.crypto import generate_key, write_private_key, write_public_key
 from ppfl.errors import DataError, KeyMaterialError, SettingsError
 from ppfl.federation import read_journal
-from ppfl.federation.journal import StudyClosed
+from ppfl.federation.journal import LabelsLeftOut, StudyClosed
+from ppfl.learning.files import load_model
 from ppfl.settings import SiteFile, Study
 from simulations.main import _app
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
+from sites.hospital import Hospital
+from sites.requests import Request
 from sites.xrays import XRays
 from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 from tests.xray.test_dicom import radiograph, save
@@ -57,6 +61,30 @@ def test_a_vault_gives_identical_tensors(run: Path) -> None:
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.labels, other.labels)
     assert len(plain.images("train").labels) > 5
+
+
+def test_what_a_study_leaves_out_is_counted_in_a_folder_and_in_its_vault(run: Path) -> None:
+    study = Study.read(run / "study.toml")
+    other = study.model_copy(update={"classes": ("normal", "Nodule")})
+    for vault in (False, True):
+        assert XRays(_site(run, vault=vault), study).left_out() == {}
+        assert XRays(_site(run, vault=vault), other).left_out() == {"Effusion": 8}
+
+
+def test_a_site_writes_down_what_the_study_leaves_out_before_the_first_round(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    study = prepare_once(tiny_scenario("unsafe_plaintext"), folder)
+    xrays = folder / "sites" / "north" / "xrays"
+    shutil.copytree(xrays / "Normal", xrays / "Old Normal")
+    site = SiteFile.read(folder / "sites" / "north" / "site.toml")
+    start, _ = load_model(folder / "start.safetensors")
+    Hospital(site).enroll(Request(study.fingerprint(), "ab", 0, start=start))
+    events = read_journal(site.work / "journal.jsonl")
+    (told,) = (event for event in events if isinstance(event, LabelsLeftOut))
+    assert (told.site, told.labels) == ("north", {"Old Normal": 8})
+    assert sentence_of(told).endswith("of no class of the study: Old Normal (8)")
 
 
 @pytest.mark.slow
