@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +13,10 @@ from ppfl.errors import (
     MalformedMessageError,
     OwnVectorError,
     RoundError,
-    StaleRoundError,
     StudyMismatchError,
 )
 from ppfl.federation import Journal, Opened
-from ppfl.federation.journal import LabelsLeftOut, LeftHospital, LeftItem, ModelKept, WillSend
+from ppfl.federation.journal import LabelsLeftOut, LeftHospital, ModelKept, WillSend
 from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import parameters_sha256
 from ppfl.learning.images import normalisation_of, pixel_sums
@@ -30,9 +26,11 @@ from ppfl.learning.released_counts import images_to_tell
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import SiteFile, Study
+from sites.agreement import Agreement
 from sites.approval import check_approval
 from sites.closing import closing_plan, join_splits
 from sites.kept_answer import KeptAnswer, task_digest
+from sites.leaving import left_items
 from sites.mean_xrays import classes_held, xrays_to_add
 from sites.personal import PERSONAL_MODEL, personalise
 from sites.phase import Phase
@@ -72,6 +70,7 @@ class Hospital:
             raise StudyMismatchError(f"study {self.study.name} has no site {site.name}")
         site.work.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.journal = Journal(site.work / "journal.jsonl")
+        self._agreement = Agreement(site, self.study)
         self._phase = Phase(site.work)
         self._witness = Witness(site, self.study, self.journal)
         self._totals = Totals(site, self.study)
@@ -87,7 +86,7 @@ class Hospital:
         Raises:
             PpflError: the study, its start, the key or the data cannot be used.
         """
-        self._agree(request)
+        self._agreement.check(request)
         self._totals.keep_start(request)
         self._tell_traffic(request)
         with self._phase.enter("enroll", request.round_number):
@@ -112,7 +111,7 @@ class Hospital:
         Raises:
             PpflError: the study makes no mean X-rays, or as for ``enroll`` and ``release``.
         """
-        self._agree(request)
+        self._agreement.check(request)
         sums = XRaySums(self.study, self._totals.public_suite)
         with self._phase.enter("open", request.round_number):
             enrolled = self._totals.enrolment(request)
@@ -135,7 +134,7 @@ class Hospital:
             PpflError: the study makes none, the sum is not one that it allows to be opened, or
                 another sum was opened before.
         """
-        self._agree(request)
+        self._agreement.check(request)
         with self._phase.enter("open", request.round_number):
             means = self._totals.mean_xrays(request)
         return self._leave(request, Answer(mean_xrays=means))
@@ -147,7 +146,7 @@ class Hospital:
             PpflError: the request is not of this study or round, the total is not one the study
                 allows to be opened, or training failed.
         """
-        self._agree_on_round(request)
+        self._agreement.check_round(request)
         with self._phase.enter("open", request.round_number):
             enrolled = self._totals.enrolment(request)
         # what stays here is what this run has made of it
@@ -156,7 +155,7 @@ class Hospital:
         countersignature = self._countersign(request)
         answer, again = self._kept_or_made(request, task, lambda: self._update(request, enrolled))
         answer = replace(answer, countersignature=countersignature)
-        self._remember(request)
+        self._agreement.remember(request)
         what = "sealed vector: the update, and counts of validation"
         return self._leave(request, answer, what, again=again)
 
@@ -166,7 +165,7 @@ class Hospital:
         Raises:
             PpflError: the study has no server optimiser, or as for ``train``.
         """
-        self._agree(request)
+        self._agreement.check(request)
         with self._phase.enter("open", request.round_number):
             history = self._totals.catch_up(request)
         return self._leave(request, Answer(history=history))
@@ -178,7 +177,7 @@ class Hospital:
             PpflError: as for ``train``.
         """
         number = request.round_number
-        self._agree_on_round(request)
+        self._agreement.check_round(request)
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
             opened = self._model(request)
@@ -218,42 +217,12 @@ class Hospital:
         Raises:
             PpflError: the sum is not one the study allows to be opened.
         """
-        self._agree(request)
+        self._agreement.check(request)
         with self._phase.enter("open", request.round_number):
             released = self._totals.closing(request)
         return self._leave(
             request, Answer(released=released, released_round=request.round_number - 1)
         )
-
-    # What the request must be
-
-    def _agree(self, request: Request) -> None:
-        if request.study != self.study.fingerprint():
-            raise StudyMismatchError(
-                f"the coordinator's study has fingerprint {request.study[:16]}…, "
-                f"{self.site.study} has {self.study.fingerprint()[:16]}…",
-                hint="get the study file anew, and read it before you accept it",
-            )
-
-    def _agree_on_round(self, request: Request) -> None:
-        """Enrolment is asked for again when a run goes on; an earlier round never is."""
-        self._agree(request)
-        state = self._state()
-        if state.get("run") == request.run and request.round_number < state.get("round", 0):
-            raise StaleRoundError(
-                f"asked for round {request.round_number}, already answered {state['round']}"
-            )
-
-    def _remember(self, request: Request) -> None:
-        text = json.dumps({"run": request.run, "round": request.round_number})
-        (self.site.work / "state.json").write_text(text, encoding="utf-8")
-
-    def _state(self) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = json.loads((self.site.work / "state.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return state
 
     # What is sealed once, however often it is asked for
 
@@ -412,31 +381,13 @@ class Hospital:
         self, request: Request, answer: Answer, sealed: str = "", *, again: bool = False
     ) -> Answer:
         """Write down what leaves this hospital, then let it."""
-        items = []
-        if answer.sealed:
-            protection = self._totals.suite.protection
-            size, digest = len(answer.sealed), hashlib.sha256(answer.sealed).hexdigest()
-            item = LeftItem(what=sealed, protection=protection, bytes=size, sha256=digest)
-            items.append(item)
-        for what, value in (
-            ("metrics of the whole federation", answer.released),
-            ("images of each class of the whole federation", answer.class_images),
-            ("digest of the model that the sites opened", answer.model_sha256),
-            ("mean X-rays of the whole federation", answer.mean_xrays),
-            ("seconds that each phase took", answer.seconds),
-            ("how many parameters were clipped", answer.clipped),
-            ("signature under the record of the round before", answer.countersignature),
-            ("digest of the totals that were opened", answer.history),
-        ):
-            if value:
-                size = len(json.dumps(value))
-                items.append(LeftItem(what=what, protection="none, in the clear", bytes=size))
+        protection = self._totals.suite.protection if answer.sealed else ""
         self.journal.write(
             LeftHospital(
                 run=request.run,
                 round=request.round_number,
                 site=self.site.name,
-                items=tuple(items),
+                items=left_items(answer, sealed=sealed, protection=protection),
                 again=again,
             )
         )
