@@ -56,7 +56,7 @@ def list_runs(
             f"{datetime.fromtimestamp(last).astimezone():%Y-%m-%d %H:%M}" if last else "",
         )
     out = Console()
-    out.print(table if rows else f"{folder}: no runs")
+    out.print(table if rows else f"{folder}: no runs", soft_wrap=not rows)
     for row in rows:
         if row["trouble"]:
             out.print(f"{row['name']}: {row['trouble']}", soft_wrap=True)

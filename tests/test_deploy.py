@@ -18,6 +18,7 @@ import yaml
 import ppfl.errors
 from coordinator.serve import CoordinatorPlace, coordinator_programs
 from ppfl.errors import (
+    BehindError,
     ClockError,
     DiskFullError,
     NetworkError,
@@ -38,7 +39,7 @@ _DEPLOYMENT, _GATEWAY = ((_TOP / "docs" / f"{n}.md").read_text() for n in ("depl
 _PROJECT = tomllib.loads((_TOP / "pyproject.toml").read_text())
 _MAY_PASS = {
     *(PpflError, NetworkError, UnreachableError, ClockError, QuorumError),
-    *(RunError, PortInUseError, DiskFullError),
+    *(RunError, PortInUseError, DiskFullError, BehindError),
 }
 _PORT = CoordinatorFile.model_fields["port"].default
 

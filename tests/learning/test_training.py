@@ -275,9 +275,9 @@ def test_only_matrices_and_kernels_decay(monkeypatch: pytest.MonkeyPatch) -> Non
     groups: list[dict[str, object]] = []
     real = torch.optim.AdamW
 
-    def spy(parameters: list[dict[str, object]]) -> torch.optim.Optimizer:
+    def spy(parameters: list[dict[str, object]], *, fused: bool) -> torch.optim.Optimizer:
         groups.extend(parameters)
-        return real(parameters)
+        return real(parameters, fused=fused)
 
     monkeypatch.setattr(torch.optim, "AdamW", spy)
     model = tiny()

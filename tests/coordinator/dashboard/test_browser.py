@@ -171,6 +171,7 @@ def test_all_is_reached_by_keyboard_from_the_log_in_on(
         keys.type("not the token")
         keys.press("Enter")
         _says(page, "#wrong", "not the token")
+        playwright.expect(page.get_by_label("Token")).to_be_focused()
         keys.type(TOKEN)
         keys.press("Enter")
         _says(page, "#studies", "thorax")
