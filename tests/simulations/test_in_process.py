@@ -116,7 +116,7 @@ def test_scenarios_take_changes_and_refuse_nonsense() -> None:
     with pytest.raises(SettingsError, match="no such setting") as told:
         read_scenario("quickstart", changes=["learning_rat=1"])
     assert "learning_rate" in told.value.hint
-    with pytest.raises(SettingsError, match="built in are covid, .*quickstart, reproduce"):
+    with pytest.raises(SettingsError, match=r"built in are covid, .*quickstart, reproduce"):
         read_scenario("none")
     with pytest.raises(SettingsError, match="key=value"):
         read_scenario("quickstart", changes=["value_bits"])
