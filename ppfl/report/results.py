@@ -60,11 +60,13 @@ def final_results(summary: Summary) -> Results | None:
         for name in ("balanced_accuracy", "macro_auroc", "ece", "brier", "loss"):
             float(metrics[name] or 0)
         confusion = tuple(tuple(int(x) for x in row) for row in metrics["confusion"])
-        names = list(metrics["classes"])
-        if len({len(names), len(confusion), *map(len, confusion)}) != 1:
+        told_of = metrics["classes"]
+        # the study's order, which the matrix has; the journal's objects are sorted by name
+        names = [n for n in summary.started.classes if n in told_of] if summary.started else []
+        if len({len(told_of), len(names), len(confusion), *map(len, confusion)}) != 1:
             raise ValueError
         classes = tuple(
-            _of_class(name, place, metrics["classes"][name], confusion, counts)
+            _of_class(name, place, told_of[name], confusion, counts)
             for place, name in enumerate(names)
         )
         hits = sum(row[place] for place, row in enumerate(confusion))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def evaluated(images: int, **options: Any) -> EvaluationCounts:
 
 
 def released(number: int, split: str, found: EvaluationCounts, **more: Any) -> MetricsReleased:
-    metrics = compute_metrics(found, CLASSES).to_dict()
+    # sorted, as sites send them, so that equal metrics are equal texts
+    metrics = json.loads(json.dumps(compute_metrics(found, CLASSES).to_dict(), sort_keys=True))
     return MetricsReleased.model_validate(
         {"round": number, "split": split, "sites": SITES, "metrics": metrics} | more
     )

@@ -8,14 +8,16 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ppfl.errors import BrowserError, RunError
 from ppfl.federation.journal import Event, StudyFailed
 from ppfl.learning.metrics import EvaluationCounts
-from ppfl.report import print_pdf, write_report
-from tests.coordinator.dashboard.studies import started
-from tests.report.runs import events, released, write_run
+from ppfl.report import print_pdf, summarise, write_report
+from ppfl.report.results import final_results
+from tests.coordinator.dashboard.studies import CLASSES, started
+from tests.report.runs import events, predictions, released, write_run
 
 
 def _page(folder: Path, happened: Sequence[Event]) -> str:
@@ -36,6 +38,17 @@ def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
         assert "scope=" in head
     assert "NaN" not in page
     assert "has not ended" not in page
+
+
+def test_each_class_has_its_own_images(tmp_path: Path) -> None:
+    summary = summarise(list(events()))
+    found = final_results(summary)
+    assert found is not None
+    _, labels = predictions(600)
+    images = {each.name: each.images for each in found.classes}
+    assert images == dict(zip(CLASSES, np.bincount(labels).tolist(), strict=True))
+    told = {name: figures["images"] for name, figures in summary.test["classes"].items()}
+    assert images == told
 
 
 def test_a_journal_without_counts_says_what_is_missing(tmp_path: Path) -> None:
