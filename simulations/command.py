@@ -13,7 +13,7 @@ from coordinator.summary_table import print_summary
 from ppfl.crypto import choose_engine
 from ppfl.errors import RunError, SettingsError
 from ppfl.federation import read_journal
-from ppfl.report import Comparison, Summary, summarise
+from ppfl.report import Comparison, Summary, summarise, write_report
 from ppfl.settings import SiteFile
 from simulations.comparison.compare import compare_run, read_methods
 from simulations.comparison.show import print_comparison
@@ -76,6 +76,7 @@ def simulate(
     comparison = None
     if methods or held_out_xrays(folder):
         comparison = compare_run(folder, methods, _talk.print)
+        write_report(folder)  # once more: the comparison is in it
     summary = summarise(read_journal(folder / "journal.jsonl"))
     first = folder / "sites" / summary.rounds[-1].sites[0]
     places = {

@@ -15,6 +15,7 @@ COMPARISON = "comparison.json"
 """The file of a run's folder in which it lies."""
 
 Method = Literal["local", "pooled", "plaintext"]
+_TITLES = {"local": "own model", "pooled": "all X-rays pooled", "plaintext": "without encryption"}
 
 
 class _Kept(BaseModel):
@@ -55,6 +56,12 @@ class Other(_Kept):
     accuracy: Difference | None
     sensitivity: Mapping[str, Difference | None]
     auroc: Mapping[str, Difference | None]
+
+    @property
+    def title(self) -> str:
+        """What it is called in a table."""
+        name = _TITLES[self.method]
+        return f"{name} of {self.trained_at}" if self.trained_at else name
 
 
 class Place(_Kept):
@@ -110,6 +117,12 @@ class Comparison(_Kept):
     abroad: tuple[Abroad, ...]
     same_model_in_plaintext: bool | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def worst(self) -> Place | None:
+        """The site that took part on whose test images the federation's model does worst."""
+        sites = [place for place in self.places if place.name and not place.held_out]
+        return min(sites, key=lambda place: place.federated.accuracy.value, default=None)
 
 
 def read_comparison(folder: Path) -> Comparison | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ppfl.errors import MalformedMessageError, RunError, SettingsError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import LeftHospital, LeftItem
+from ppfl.report.comparison import Comparison, read_comparison
 from ppfl.report.summary import PHASES, Round, Summary, summarise
 from ppfl.report.templates import render
 from ppfl.settings import Study
@@ -84,6 +85,7 @@ def _render(folder: Path, summary: Summary) -> str:
         specificities=SPECIFICITIES,
         redraw_seed=REDRAW_SEED,
         left=_left(folder),
+        comparison=_comparison(folder, summary, notes),
         style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
     )
 
@@ -145,6 +147,19 @@ def _study(folder: Path, summary: Summary, notes: list[str]) -> Study | None:
         notes.append("study.toml is not the study that the journal names: settings are not shown")
         return None
     return study
+
+
+def _comparison(folder: Path, summary: Summary, notes: list[str]) -> Comparison | None:
+    """How the run compares with other trainings, if that was measured and is of this study."""
+    try:
+        found = read_comparison(folder)
+    except RunError as error:
+        notes.append(str(error))
+        return None
+    begun = summary.started
+    if found and begun and found.study_fingerprint == begun.study_fingerprint:
+        return found
+    return None
 
 
 def _left(folder: Path) -> list[LeftItem]:

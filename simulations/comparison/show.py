@@ -8,10 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ppfl.report import Comparison
-from ppfl.report.comparison import Difference, Other, Place
+from ppfl.report.comparison import Difference, Place
 from simulations.tables import figure_table
-
-_NAMES = {"local": "own model", "pooled": "all X-rays pooled", "plaintext": "without encryption"}
 
 
 def print_comparison(comparison: Comparison, out: Console) -> None:
@@ -38,7 +36,7 @@ def _place(place: Place) -> Table:
     table.add_row("the federation", ours.accuracy.percent(), "", _three(ours.macro_auroc))
     for other in place.others:
         figures = other.tested.accuracy.percent(), _points(other.accuracy)
-        table.add_row(_name(other), *figures, _three(other.tested.macro_auroc))
+        table.add_row(other.title, *figures, _three(other.tested.macro_auroc))
     return table
 
 
@@ -51,7 +49,7 @@ def _classes(place: Place, classes: tuple[str, ...]) -> Table:
             auroc = other.auroc[name]
             p = "–" if auroc is None or auroc.p is None else f"{auroc.p:.3f}"
             figures = _points(other.sensitivity[name]), _points(auroc)
-            table.add_row(f"{_name(other)}, {name}", *figures, p)
+            table.add_row(f"{other.title}, {name}", *figures, p)
     return table
 
 
@@ -68,11 +66,6 @@ def _abroad(comparison: Comparison) -> Table:
         row = ("" if cell is None else f"{100 * cell:.1f}" for cell in cells)
         table.add_row(f"{trained_at}'s own model", *row)
     return table
-
-
-def _name(other: Other) -> str:
-    name = _NAMES[other.method]
-    return f"{name} of {other.trained_at}" if other.trained_at else name
 
 
 def _points(difference: Difference | None) -> str:

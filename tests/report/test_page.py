@@ -14,10 +14,12 @@ import pytest
 from ppfl.errors import BrowserError, RunError
 from ppfl.federation.journal import Event, StudyFailed
 from ppfl.learning.metrics import EvaluationCounts
-from ppfl.report import print_pdf, summarise, write_report
+from ppfl.report import COMPARISON, Comparison, Estimate, print_pdf, summarise, write_report
+from ppfl.report import comparison as compared
+from ppfl.report.comparison import Difference, Other, Place
 from ppfl.report.results import final_results
 from tests.coordinator.dashboard.studies import CLASSES, started
-from tests.report.runs import events, predictions, released, write_run
+from tests.report.runs import STUDY, events, predictions, released, write_run
 
 
 def _page(folder: Path, happened: Sequence[Event]) -> str:
@@ -49,6 +51,62 @@ def test_each_class_has_its_own_images(tmp_path: Path) -> None:
     assert images == dict(zip(CLASSES, np.bincount(labels).tolist(), strict=True))
     told = {name: figures["images"] for name, figures in summary.test["classes"].items()}
     assert images == told
+
+
+def _comparison(study_fingerprint: str) -> Comparison:
+    def tested(accuracy: float) -> compared.Tested:
+        return compared.Tested(
+            accuracy=_estimate(accuracy), sensitivity={}, auroc={}, macro_auroc=None
+        )
+
+    def place(name: str, ours: float, own: float) -> Place:
+        better = Difference(estimate=_estimate(ours - own))
+        other = Other(
+            method="local",
+            trained_at=name,
+            tested=tested(own),
+            accuracy=better,
+            sensitivity={},
+            auroc={},
+        )
+        return Place(name=name, images=200, patients=150, federated=tested(ours), others=(other,))
+
+    return Comparison(
+        study="thorax",
+        study_fingerprint=study_fingerprint,
+        classes=CLASSES,
+        trainings=(),
+        places=(place("harbour", 0.9, 0.8), place("north", 0.7, 0.75)),
+        abroad=(),
+        warnings=("north would do better alone",),
+    )
+
+
+def _estimate(value: float) -> Estimate:
+    return Estimate(value=value, low=value - 0.02, high=value + 0.02)
+
+
+def test_a_comparison_is_told_with_the_worst_site(tmp_path: Path) -> None:
+    told = _comparison(STUDY.fingerprint())
+    (tmp_path / COMPARISON).write_text(told.model_dump_json())
+    page = _page(tmp_path, list(events()))
+    assert "worst at north: accuracy 70.0 [68.0, 72.0] %" in page
+    assert "+10.0 [+8.0, +12.0]" in page
+    assert "−5.0 [−7.0, −3.0]" in page
+    assert "north would do better alone" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(_comparison("other").model_dump_json(), "holds no comparison"), ("{", "not a comparison")],
+)
+def test_a_comparison_of_another_study_or_a_damaged_one_is_not_shown(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / COMPARISON).write_text(text)
+    page = _page(tmp_path, list(events()))
+    assert told in page
+    assert "would do better" not in page
 
 
 def test_a_journal_without_counts_says_what_is_missing(tmp_path: Path) -> None:
