@@ -97,7 +97,7 @@ MORE = (
 
 
 def row_scenario(row: Row, *, data: Path, quick: bool, changes: Sequence[str]) -> Scenario:
-    """A row's scenario on some data, with the row's changes and then others."""
+    """A row's scenario on some data: other changes, and then those that make it this row."""
     source = "reproduce-quick" if quick else "reproduce"
     longer = _LONGER if row.longer and not quick else ()
-    return read_scenario(source, data=data, changes=[*row.changes, *longer, *changes])
+    return read_scenario(source, data=data, changes=[*longer, *changes, *row.changes])

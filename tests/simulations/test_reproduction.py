@@ -17,6 +17,7 @@ from simulations.main import _app
 from simulations.outcome import Predictions, prepare_or_resume
 from simulations.reproduction import command, results
 from simulations.reproduction.leaks import choose_public
+from simulations.reproduction.rows import ROWS, row_scenario
 from tests.simulations.tiny import tiny_scenario
 
 # all but the last layer stay at the sites: whole networks are encrypted in test_in_process.py
@@ -94,6 +95,14 @@ def test_the_attacker_has_no_xray_of_a_patient_in_the_study() -> None:
     assert {(record.label, record.group) for record in chosen} == {
         ("B", f"p{i}") for i in range(5, 10)
     }
+
+
+def test_settings_that_are_changed_leave_a_row_what_it_is(tmp_path: Path) -> None:
+    rows = {row.key: row for row in ROWS}
+    changes = ("images.size=64", "images.cipher=none")
+    for key, size, cipher in (("a", 64, "none"), ("e", 32, "fresh_randomness")):
+        row = row_scenario(rows[key], data=tmp_path, quick=False, changes=changes)
+        assert (row.study["images"]["size"], row.study["images"].get("cipher")) == (size, cipher)
 
 
 def test_a_row_that_does_not_exist_is_refused(tmp_path: Path) -> None:
