@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from ppfl.federation.journal import LeftHospital, SiteAnswered, SiteAskedAgain
+from ppfl.federation.journal import SiteAnswered, SiteAskedAgain
 from tests.deployed import Deployed, connect
-from tests.faults.run import draft
+from tests.faults.run import draft, is_update
 from tests.live.check import check_model, replay_of
 from tests.live.federation import LiveFederation, prepare
 from tests.live.line import Line
@@ -98,11 +98,7 @@ def _measure(what: str, strike: Strike, prepared: Deployed, replay: Replay, fold
         live.wait_for(lambda: live.has_closed(0), seconds=_LONG_S)
         study_s = time.monotonic() - began
         check_model(live, replay)
-        left = [
-            event.again
-            for event in live.site_events(_FAR)
-            if isinstance(event, LeftHospital) and event.items and "update" in event.items[0].what
-        ]
+        left = [event.again for event in live.site_events(_FAR) if is_update(event)]
         assert left.count(False) == 1, "the site trained twice"
         asked = sum(isinstance(event, SiteAskedAgain) for event in live.events())
         return (
