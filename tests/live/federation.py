@@ -123,6 +123,10 @@ class LiveFederation:
         command.wait()
         psutil.wait_procs(running, timeout=_END_S)
 
+    def has_ended(self, name: str) -> bool:
+        """Whether a command has ended by itself."""
+        return name in self._commands and self._commands[name].poll() is not None
+
     def said(self, name: str) -> str:
         """What a command has printed."""
         return (self.deployed.root / f"{name}.out").read_text(errors="replace")
@@ -190,7 +194,7 @@ class LiveFederation:
         """A site's work folder, as the site's own processes see it."""
         folder = self.deployed.site(site) / "work"
         command = self._commands.get(site)
-        if command is not None and not self._has_ended(site):
+        if command is not None and not self.has_ended(site):
             return Path(f"/proc/{command.pid}/root{folder.resolve()}")
         return folder
 
@@ -223,7 +227,7 @@ class LiveFederation:
         """
         until = time.monotonic() + seconds
         while True:
-            ended = self._has_ended(COORDINATOR)  # before the look at what it may have done last
+            ended = self.has_ended(COORDINATOR)  # before the look at what it may have done last
             if condition():
                 break
             self._keep_total()
@@ -238,9 +242,6 @@ class LiveFederation:
         """Let time pass, but not beyond the end of the coordinator's command."""
         with suppress(AssertionError):
             self.wait_for(lambda: False, seconds=seconds, every_s=every_s)
-
-    def _has_ended(self, name: str) -> bool:
-        return name in self._commands and self._commands[name].poll() is not None
 
     def _keep_total(self) -> None:
         path = self.deployed.coordinator / "run" / "checkpoint.bin"
