@@ -94,7 +94,7 @@ def _end_as(code: int, settings: CoordinatorFile, place: Path) -> None:
 
     Raises:
         Exit: with its exit code.
-        RunError: a signal ended it.
+        RunError: it was ended before all of it ran.
     """
     if code > 0:
         raise typer.Exit(code)

@@ -51,7 +51,7 @@ def needs_of(
     kept = _COPIES * (sum(array.nbytes for array in start.values()) + traffic.round_up)
     # SuperLink keeps a round's messages in its database, and once more in the database's journal
     messages = 2 * (len(study.federation.sites) + 1) * traffic.round_down
-    # a byte a pixel in the cache, which a vault does without, and three more as cipher images
+    # a byte a pixel in the cache (a vault has none: a little too much), three more as cipher images
     pixels, cipher = images * study.images.size**2, study.images.cipher
     cached = pixels * (4 if cipher == "fresh_randomness" else 1)
     seen = pixels * (_ORDERED if cipher == "none" else _ORDERED + 3)
