@@ -115,6 +115,10 @@ class LiveFederation:
         command.send_signal(signal.SIGINT)
         command.wait(timeout=_END_S)
 
+    def wait_end(self, name: str) -> int:
+        """Wait until a command ends by itself, or because it was told to; its exit code."""
+        return self._commands.pop(name).wait(timeout=_END_S)
+
     def kill(self, name: str) -> None:
         """End a command so that it can do nothing about it; its guard ends what it ran."""
         command = self._commands.pop(name)
