@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,9 @@ from sites.doctor import tell_days, tell_disk, tell_memory, tell_traffic
 from sites.needs import needs_of
 from sites.reach import reach
 
+_TIMEX_BYTES = 512  # more than struct timex has
+_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+
 
 def examine_coordinator(folder: Path) -> Iterator[Finding]:
     """What is well and what is not in a coordinator's folder, and at its ports."""
@@ -38,6 +42,7 @@ def examine_coordinator(folder: Path) -> Iterator[Finding]:
         ("authority", settings.ca_certificate, "the federation must be set up anew by then"),
     ):
         yield from examine_one(what, partial(_expiry, what, path, renew))
+    yield _clock()
     complete = list(examine_one("study", lambda: _study(settings)))
     yield from complete
     yield from _ports(settings, folder.resolve() / "flower")
@@ -68,6 +73,31 @@ def _certificates(settings: CoordinatorFile) -> str:
     )
     whose = grouped(certificate_fingerprint(authority))
     return f"for {settings.host}, of the authority {whose}"
+
+
+def _clock() -> Finding:
+    """Whether something keeps this machine's clock right: the sites compare theirs with it."""
+    synchronised = _is_synchronised()
+    if synchronised:
+        return Finding("clock", "ok", "the system says that it is synchronised")
+    if synchronised is None:
+        found, advice = (
+            "the system does not say whether it is synchronised",
+            "look at another clock",
+        )
+    else:
+        found, advice = "the system says that it is not synchronised", "timedatectl set-ntp true"
+    return Finding("clock", "note", found, f"{advice}: a site whose clock differs cannot take part")
+
+
+def _is_synchronised() -> bool | None:
+    """Whether the kernel takes its clock for synchronised, None where it cannot be asked."""
+    asked = ctypes.create_string_buffer(_TIMEX_BYTES)  # all 0: only to be told
+    try:
+        state = ctypes.CDLL(None).adjtimex(asked)
+    except AttributeError:  # another system than Linux
+        return None
+    return state != _TIME_ERROR if state >= 0 else None  # below 0: a container forbids it
 
 
 def _expiry(what: str, path: Path, renew: str) -> Finding:

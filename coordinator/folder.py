@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from ppfl.crypto import read_public_key, write_public_key
@@ -87,8 +88,8 @@ class Kits:
 def write_kits(folder: Path, ceremony: Ceremony, *, weights: Path | None) -> Kits:
     """Complete the study with the ceremony's key and the starting parameters; write the kits.
 
-    The same call gives the same files again; a kit that was handed out is never replaced by
-    another.
+    The same call gives the same files again, also after an update of ppfl; a kit that was handed
+    out is never replaced by another.
 
     Raises:
         SettingsError: the settings or the study cannot be used, or the ceremony was of other sites.
@@ -281,9 +282,10 @@ def _kits(study: Study, settings: CoordinatorFile, ceremony: Ceremony) -> dict[P
         "study": study.to_toml(),
         "public_key": format_public_key(ceremony.public),
     }
-    return {
-        settings.kits / f"{site}.kit": Kit.model_validate(
-            shared | {"site": site, "sealed_key": ceremony.sealed[site].to_text()}
-        ).to_toml()
-        for site in study.federation.sites
-    }
+    found = {}
+    for site in study.federation.sites:
+        path = settings.kits / f"{site}.kit"
+        made_by = Kit.read(path).ppfl if path.exists() else version("ppfl")
+        own = {"ppfl": made_by, "site": site, "sealed_key": ceremony.sealed[site].to_text()}
+        found[path] = Kit.model_validate(shared | own).to_toml()
+    return found

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated
 
 import psutil
 import typer
+from packaging.requirements import Requirement
 
 from coordinator.doctor import examine_coordinator
 from ppfl.crypto import choose_engine, create_engine, generate_key
@@ -25,7 +26,7 @@ from simulations.runner import check_memory
 from sites.doctor import examine_site
 from sites.printing import AsJson
 
-_PACKAGES = ("flwr", "torch", "torchvision", "numpy", "gmpy2", "phe", "grpcio", "cryptography")
+_TOLD = ("flwr", "torch", "torchvision", "numpy", "gmpy2", "phe", "grpcio", "cryptography")
 _PROGRAMS = ("flwr", "flower-superlink", "flower-supernode")
 _KEY_BITS, _SAMPLE = 3072, 64
 _DISK_BYTES = 2_000_000_000
@@ -91,16 +92,23 @@ def _tell(finding: Finding) -> None:
 
 
 def _packages() -> Finding:
-    found, missing = [], []
-    for name in _PACKAGES:
+    """Whether the packages that ppfl names are installed, in the versions that it names."""
+    wrong = []
+    for text in requires("ppfl") or ():
+        needed = Requirement(text)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue  # of an extra, or of another system
         try:
-            found.append(f"{name} {version(name)}")
+            found = version(needed.name)
         except PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        advice = "install ppfl anew: pip install ."
-        return Finding("packages", "wrong", f"without {', '.join(missing)}", advice)
-    return Finding("packages", "ok", ", ".join(found))
+            wrong.append(f"no {needed.name}")
+            continue
+        if not needed.specifier.contains(found, prereleases=True):
+            wrong.append(f"{needed.name} {found}, needed: {needed.specifier}")
+    if wrong:
+        advice = "install ppfl anew, in an environment of its own: pip install ."
+        return Finding("packages", "wrong", "; ".join(wrong), advice)
+    return Finding("packages", "ok", ", ".join(f"{name} {version(name)}" for name in _TOLD))
 
 
 def _programs() -> Finding:

@@ -16,6 +16,7 @@ from coordinator.report_command import report_run
 from coordinator.run_command import run_coordinator
 from coordinator.runs_command import runs
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
+from coordinator.start_command import start_coordinator
 from coordinator.status_command import show_status, stop_coordinator
 from ppfl.learning.check import check_folder
 from ppfl.settings import Study
@@ -65,6 +66,7 @@ _coordinator.command("init")(init_coordinator)
 _coordinator.command("kit")(write_site_kits)
 _coordinator.command("renew")(renew_server)
 _coordinator.command("run")(run_coordinator)
+_coordinator.command("start")(start_coordinator)
 _coordinator.command("status")(show_status)
 _coordinator.command("stop")(stop_coordinator)
 _app.add_typer(_coordinator, name="coordinator")

@@ -11,6 +11,7 @@ _LIGHT = {
     ("dashboard",): "coordinator.dashboard.command:show_dashboard",
     ("export",): "coordinator.export_command:export_run",
     ("coordinator", "run"): "coordinator.run_command:run_coordinator",
+    ("coordinator", "start"): "coordinator.start_command:start_coordinator",
     ("coordinator", "status"): "coordinator.status_command:show_status",
     ("coordinator", "stop"): "coordinator.status_command:stop_coordinator",
     ("site", "run"): "sites.run_command:run_site",

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,7 @@ def examine_site(folder: Path) -> Iterator[Finding]:
         advice = "ppfl site join makes these files from the kit"
         yield Finding.of_error("settings", error, advice=advice)
         return
+    yield from examine_one("version", lambda: _version(site))
     yield from examine_one("study", lambda: _study(site, study))
     yield from examine_one("identity", lambda: _identity(folder))
     yield from examine_one("key", lambda: grouped(check_key(site).fingerprint))
@@ -56,7 +58,7 @@ def examine_site(folder: Path) -> Iterator[Finding]:
     yield from examine_one("port", lambda: _port(site.work / "flower", connection.node_port))
     yield from examine_one("data", lambda: _data(site, study, VaultKey(public)))
     try:
-        needs = needs_of(study, public, engine=site.engine)
+        needs = needs_of(study, public, engine=site.engine, images=_images(site, study))
     except PpflError as error:
         yield Finding.of_error("engine", error)
         return
@@ -101,6 +103,25 @@ def tell_disk(needed: int, folder: Path) -> Finding:
         advice = "make room, or name a folder on another disk in the settings"
         return Finding("disk", "wrong", found, advice, "disk-full")
     return Finding("disk", "ok", found)
+
+
+def _version(site: SiteFile) -> Finding | None:
+    """Whether this is the ppfl that the coordinator had when it wrote the kit."""
+    ours, theirs = version("ppfl"), site.kit_version
+    if theirs in (ours, ""):  # a site file of before has none
+        return Finding("version", "ok", f"ppfl {ours}, as the kit's") if theirs else None
+    advice = "install the coordinator's version, or ask whether it was updated; then join again"
+    return Finding("version", "note", f"ppfl {ours}, and {theirs} made the kit", advice)
+
+
+def _images(site: SiteFile, study: Study) -> int:
+    """How many X-rays the study finds here; none where they cannot be read, which is told."""
+    try:
+        if vault.is_vault(site.data):
+            return len(vault.vault_files(site.data))
+        return sum(1 for _ in read_records(site.data, classes=study.classes))
+    except DataError:
+        return 0
 
 
 def _study(site: SiteFile, study: Study) -> str:

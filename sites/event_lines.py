@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sites.phase import WORDS, read_phase
 
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 _UNTOLD = (RoundCountersigned, RecordWitnessed)  # one a site and round, and nothing to do about
+_TENTHS, _EVERY_S = 10, 10.0  # how often it is told how much of an answer has left
 _STYLES = {"alarms": "bold red", "rounds": "bold", "metrics": "green", "study": "bold"}
 
 
@@ -58,6 +60,9 @@ class JournalLines:
 class PhaseLines:
     """Prints a line when a site begins with another phase of its work.
 
+    While it sends its sealed answer there is a line for each tenth that has left, and one every
+    ten seconds if something has left since the last.
+
     Args:
         work: the site's own folder.
         console: where to.
@@ -65,21 +70,38 @@ class PhaseLines:
 
     def __init__(self, work: Path, console: Console) -> None:
         self._work, self._console = work, console
-        self._seen = self._read()
+        self._seen, self._sent, _ = self._read()
+        self._told_s = time.monotonic()
 
     def look(self) -> None:
-        """Print the phase if it is another one."""
-        seen = self._read()
+        """Print the phase if it is another one, and how much has left if that is news."""
+        seen, sent, of = self._read()
         if seen != self._seen:
-            self._seen = seen
+            was, self._seen = self._seen, seen
             number, phase = seen
             if phase in WORDS:
-                now = datetime.now().astimezone()
-                _print(self._console, now, f"{_where(number)}{WORDS[phase]}", "dim")
+                self._sent = 0
+                self._tell(WORDS[phase])
+            if was == (number, "upload") and sent == of:  # it ended between two looks
+                self._tell_sent(sent, of)
+        elif seen[1] == "upload":
+            self._tell_sent(sent, of)
 
-    def _read(self) -> tuple[int, str]:
+    def _tell_sent(self, sent: int, of: int) -> None:
+        due = time.monotonic() - self._told_s >= _EVERY_S and sent != self._sent
+        if of and (due or _TENTHS * sent // of > _TENTHS * self._sent // of):
+            self._sent = sent
+            self._tell(f"{WORDS['upload']}, {100 * sent // of} % of {of / 1e6:.1f} MB have left")
+
+    def _tell(self, text: str) -> None:
+        self._told_s = time.monotonic()
+        _print(self._console, datetime.now().astimezone(), f"{_where(self._seen[0])}{text}", "dim")
+
+    def _read(self) -> tuple[tuple[int, str], int, int]:
+        """The round and the phase, and of the phase how much is done and how much there is."""
         state = read_phase(self._work)
-        return state.get("round", 0), state.get("phase", "")
+        phase = state.get("round", 0), state.get("phase", "")
+        return phase, state.get("done", 0), state.get("of", 0)
 
 
 def line_of(event: AnyEvent) -> str:

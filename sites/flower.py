@@ -20,7 +20,7 @@ _QUIET = {
 
 
 def flower_program(name: str) -> str:
-    """One of Flower's programs, in this environment."""
+    """One of Flower's programs, or another, in this environment."""
     return str(_SCRIPTS / name)
 
 

@@ -83,6 +83,7 @@ def join(kit_file: Path, folder: Path, *, data: Path, passphrase_file: Path | No
         "approved_code": code_sha256(),
         "signing_key": Path(NODE_KEY),
         "journal_key": kit.journal_key,
+        "kit_version": kit.ppfl,
     }
     site = _site_file(kit, study, before).model_copy(update=pinned)
     texts = {

@@ -16,6 +16,7 @@ TRAINING_BYTES: Final = 2_000_000_000
 
 _PROGRAM_BYTES = 500_000_000  # Flower's programs beside it, or the coordinator's
 _LOG_BYTES = 200_000_000
+_ORDERED = 2  # of the X-rays while they are decoded and put in order
 _COPIES = 4  # of an update and of a model that a process or a disk may hold at one time
 
 
@@ -23,7 +24,8 @@ _COPIES = 4  # of an update and of a model that a process or a disk may hold at 
 class Needs:
     """What a study takes: bytes over each site's line, and of machines, about.
 
-    ``site_disk`` and ``site_memory`` are beside the site's X-rays.
+    ``site_disk`` and ``site_memory`` are beside the site's X-rays, and hold what the study makes
+    of them.
     """
 
     traffic: Traffic
@@ -33,8 +35,10 @@ class Needs:
     coordinator_disk: int
 
 
-def needs_of(study: Study, public: PublicKey, *, engine: EngineName = "auto") -> Needs:
-    """What a study takes under its key.
+def needs_of(
+    study: Study, public: PublicKey, *, engine: EngineName = "auto", images: int = 0
+) -> Needs:
+    """What a study takes under its key, at a site with so many X-rays.
 
     Raises:
         KeyMismatchError: the key is not the study's.
@@ -47,11 +51,15 @@ def needs_of(study: Study, public: PublicKey, *, engine: EngineName = "auto") ->
     kept = _COPIES * (sum(array.nbytes for array in start.values()) + traffic.round_up)
     # SuperLink keeps a round's messages in its database, and once more in the database's journal
     messages = 2 * (len(study.federation.sites) + 1) * traffic.round_down
+    # a byte a pixel in the cache (a vault has none: a little too much), three more as cipher images
+    pixels, cipher = images * study.images.size**2, study.images.cipher
+    cached = pixels * (4 if cipher == "fresh_randomness" else 1)
+    seen = pixels * (_ORDERED if cipher == "none" else _ORDERED + 3)
     totals = study.training.server_optimiser != "average" and study.training.rounds
     return Needs(
         traffic,
-        site_memory=TRAINING_BYTES + _PROGRAM_BYTES + kept,
-        site_disk=_LOG_BYTES + kept,
+        site_memory=TRAINING_BYTES + _PROGRAM_BYTES + kept + seen,
+        site_disk=_LOG_BYTES + kept + cached,
         coordinator_memory=2 * _PROGRAM_BYTES + 2 * kept,
         coordinator_disk=_LOG_BYTES + kept + messages + totals * traffic.round_up,
     )

@@ -17,6 +17,7 @@ WORDS = {
     "evaluate": "evaluating",
     "train": "training",
     "seal": "sealing",
+    "upload": "sending",
 }
 """What a site is doing in each phase, for people."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import typer
 import yaml
@@ -187,6 +189,91 @@ def test_the_table_of_ports_says_what_the_settings_say() -> None:
         kind = CoordinatorFile if where == "coordinator" else Connection
         assert int(number) == kind.model_fields[field].default
         assert (address == "127.0.0.1") == (field != "port")
+
+
+def _shown() -> list[list[str]]:
+    """The words of each command that the page on deployment shows and no other test runs."""
+    section = re.findall(r"\n## Containers and units\n(.*?)\n## ", _DEPLOYMENT, re.DOTALL)[0]
+    lines = re.findall(r"^    (\S.*)$", section, re.MULTILINE)
+    assert lines
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def _check_shown(words: list[str]) -> str:
+    """What a command of the page calls, after what it names was found to be there."""
+    user = _unit("site")["Service"]["User"]
+    program = _unit("site")["Service"]["ExecStart"].split()[0]
+    match words:
+        case ["export", folders, file]:
+            name, _, path = file.partition("=")
+            assert folders.partition("=")[0] in (_DEPLOY / "compose.yaml").read_text()
+            assert name == "COMPOSE_FILE"
+            assert (_TOP / path).is_file()
+            return "export"
+        case ["install", "-d", "-o", owner, "-g", group, "-m", "700", folders]:
+            assert f"{owner}:{group}" == dict(_instructions("site"))["USER"]
+            assert folders == f"$PPFL_FOLDERS/{{{','.join(_compose())}}}"
+            return "install"
+        case [argument, "docker", "compose", "build"]:
+            name = argument.partition("=")[0]
+            assert all(name in told["build"]["args"] for told in _compose().values())
+            return "docker compose build"
+        case ["docker", "compose", "run", "--rm", service, *arguments]:
+            assert service in _compose()
+            assert arguments[0] == ("coordinator" if service == "coordinator" else "site")
+            _check_command(arguments)
+            return "docker compose run"
+        case ["docker", "compose", "up"]:
+            return "docker compose up"
+        case ["useradd", *options, name]:
+            assert name == user
+            assert options[options.index("--home-dir") + 1] == f"/var/lib/{user}"
+            return "useradd"
+        case ["cp", pattern, "/etc/systemd/system/"]:
+            names = {path.name for path in _TOP.glob(pattern)}
+            assert names == {f"ppfl-{role}@.service" for role in _ROLES}
+            return "cp"
+        case ["sudo", "-u", name, called, *arguments]:
+            assert (name, called) == (user, program)
+            _check_command(arguments)
+            return "sudo"
+        case ["systemctl", "enable", "--now", unit]:
+            template = f"{unit.partition('@')[0]}@.service"
+            assert (_DEPLOY / "systemd" / template).is_file()
+            return "systemctl"
+    raise AssertionError(f"no test knows this command: {' '.join(words)}")
+
+
+def test_what_the_page_shows_of_containers_and_units_is_there() -> None:
+    called = {_check_shown(words) for words in _shown()}
+    assert {"docker compose run", "sudo", "systemctl"} <= called
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "docker compose run --rm delta site init delta site",
+        "docker compose run --rm alpha site begin alpha",
+        "docker compose run --rm alpha site init --no-such-option alpha",
+        "sudo -u ppfl /opt/ppfl/bin/ppfl site enlist alpha",
+        "sudo -u ppfl /usr/bin/ppfl site init alpha",
+        "systemctl enable --now ppfl-hospital@alpha",
+        "cp deploy/systemd/*.unit /etc/systemd/system/",
+        "rm -r alpha",
+    ],
+)
+def test_a_command_that_would_not_run_is_found(line: str) -> None:
+    with pytest.raises((AssertionError, KeyError, click.ClickException)):
+        _check_shown(shlex.split(line))
+
+
+def test_every_unit_and_service_that_the_page_names_is_there() -> None:
+    units = set(re.findall(r"\bppfl-(\w+)@", _DEPLOYMENT))
+    assert units == set(_ROLES)
+    services = set(re.findall(r"docker compose up (\w+)", _DEPLOYMENT))
+    assert services <= set(_compose())
+    for path in re.findall(r"\bdeploy/[\w./*-]+\w", _DEPLOYMENT):
+        assert list(_TOP.glob(path)), path
 
 
 def _run(*command: str | Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import coordinator.gateway
+import coordinator.start_command
 import ppfl.processes
 import simulations.doctor
 import sites.doctor
@@ -27,6 +28,7 @@ from ppfl.crypto.certificates import Issued, create_authority, issue_server
 from ppfl.federation.ceremony import Ceremony
 from ppfl.federation.kit import Kit
 from ppfl.processes import Supervisor
+from ppfl.running import Running
 from ppfl.settings import CoordinatorFile, SiteFile, read_settings
 from simulations.main import _app, main
 from sites.identity import create_identity
@@ -240,10 +242,12 @@ def test_where_nothing_is_wrong_all_of_the_page_runs(
     monkeypatch.setattr(simulations.doctor, "_KEY_BITS", 2048)
     memory = SimpleNamespace(available=10**11)
     monkeypatch.setattr(sites.doctor.psutil, "virtual_memory", lambda: memory)
+    up = lambda _: Running(1, ())  # noqa: E731 - tests/coordinator/test_start.py starts it
+    monkeypatch.setattr(coordinator.start_command, "read_running", up)
     running = re.findall(r"\n## Running\n(.*?)\n## ", _DEPLOYMENT, re.DOTALL)[0]
     blocks = re.findall(r"^```sh\n(.*?)^```", running, re.DOTALL | re.MULTILINE)
     commands = [line.split() for block in blocks for line in block.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for program, *arguments in commands:
         assert program == "ppfl"
         result = CliRunner().invoke(_app, arguments, catch_exceptions=False)

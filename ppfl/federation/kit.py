@@ -18,14 +18,15 @@ from ppfl.settings import Name, Section, Sha256, Study, read_settings
 
 
 class Kit(Section):
-    """The texts of the files for one site.
+    """The texts of the files for one site, and the version of ppfl that made the kit.
 
     ``sha256`` covers everything else. It shows damage, not malice: who could change a kit could
     change its digest, so sites compare the fingerprints inside by telephone.
     """
 
     kind: Literal["ppfl kit"] = "ppfl kit"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
+    ppfl: str = Field(pattern="^[0-9A-Za-z.+!-]{1,40}$")
     site: Name
     host: str
     port: int = Field(ge=1, le=65535)

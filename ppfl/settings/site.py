@@ -63,6 +63,9 @@ class SiteFile(Section):
     journal_key: str = Field(
         "", description="the coordinator's public key, by which it knows those records (OpenSSH)"
     )
+    kit_version: str = Field(
+        "", description="version of ppfl with which the kit was made, for `ppfl doctor` to compare"
+    )
     coordinator: Connection | None = Field(None, description="a table; none in a simulation")
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,8 @@ from sites.reach import Reached
 from tests.coordinator.test_status import _FIRST, _LOST
 from tests.deployed import Deployed, free_port
 
+_IS_SYNCHRONISED = coordinator.doctor._is_synchronised
+
 
 @pytest.fixture
 def folder(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -40,6 +43,7 @@ def folder(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Path:
         sites.doctor.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11)
     )
     monkeypatch.setattr(coordinator.doctor, "require_free_port", lambda *_: None)
+    monkeypatch.setattr(coordinator.doctor, "_is_synchronised", lambda: True)
     return deployed.coordinator
 
 
@@ -119,6 +123,32 @@ def test_each_thing_that_is_wrong_is_found(
     found = next(finding for finding in examine_coordinator(folder) if finding.what == what)
     assert (found.state, found.code) == ("wrong", code)
     assert found.advice
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        (0, "says that it is synchronised"),
+        (4, "says that it is synchronised"),  # a leap second was put in
+        (5, "says that it is not synchronised"),
+        (-1, "does not say whether it is synchronised"),
+        (None, "does not say whether it is synchronised"),
+    ],
+)
+def test_a_clock_that_nothing_keeps_right_is_noted(
+    state: int | None, found: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator.doctor, "_is_synchronised", _IS_SYNCHRONISED)
+    library = SimpleNamespace() if state is None else SimpleNamespace(adjtimex=lambda _: state)
+    monkeypatch.setattr(coordinator.doctor.ctypes, "CDLL", lambda _: library)
+    clock = _by_name(folder)["clock"]
+    assert found in clock.found
+    assert (clock.state == "ok") == (not clock.advice) == (state in (0, 4))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="adjtimex is Linux's")
+def test_the_kernel_is_asked_about_its_clock_and_told_nothing() -> None:
+    assert _IS_SYNCHRONISED() in (True, False, None)
 
 
 def test_a_port_in_use_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import coordinator.folder
 from coordinator.folder import (
     create_folder,
     node_keys,
@@ -33,6 +34,7 @@ from ppfl.errors import (
 )
 from ppfl.federation.cards import Card
 from ppfl.federation.ceremony import Ceremony, hold_ceremony
+from ppfl.federation.kit import Kit
 from ppfl.settings import CoordinatorFile, Study
 from simulations.main import _app
 from simulations.scenario import read_scenario
@@ -89,12 +91,20 @@ def test_what_cannot_be_a_coordinator_leaves_no_folder(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_kits_are_the_same_each_time(deployed: Deployed) -> None:
+def test_kits_are_the_same_each_time_and_after_an_update(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {path: path.read_bytes() for path in (deployed.coordinator / "kits").iterdir()}
     study = (deployed.coordinator / "study.toml").read_bytes()
     assert _kits(deployed) == [deployed.kit(site) for site in SITES]
     assert {path: path.read_bytes() for path in (deployed.coordinator / "kits").iterdir()} == before
     assert (deployed.coordinator / "study.toml").read_bytes() == study
+    monkeypatch.setattr(coordinator.folder, "version", lambda _: "9.1")
+    _kits(deployed)
+    assert {path: path.read_bytes() for path in (deployed.coordinator / "kits").iterdir()} == before
+    shutil.rmtree(deployed.coordinator / "kits")
+    _kits(deployed)
+    assert all(Kit.read(deployed.kit(site)).ppfl == "9.1" for site in SITES)
 
 
 def _other_key(deployed: Deployed) -> None:

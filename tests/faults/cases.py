@@ -37,6 +37,7 @@ class Fault:
         strike: does it, and what an administrator does about it, if anything.
         missing: the rounds whose total is without :data:`STRUCK`.
         may_miss: further ones that may be, as how fast it comes back depends on the machine.
+        once: whether no site may train a round twice: only what is sealed already is struck.
         deadline_s: the study's.
         late: whether STRUCK is started by ``strike``.
         inside: a program inside which STRUCK's command runs.
@@ -49,6 +50,7 @@ class Fault:
     strike: Strike
     missing: tuple[int, ...] = ()
     may_miss: tuple[int, ...] = ()
+    once: bool = False
     deadline_s: float = 600.0
     late: bool = False
     inside: tuple[str, ...] = ()
@@ -173,7 +175,7 @@ _TRAINS = f"a site trains in round {ROUND}"
 _SENDS = f"half of a site's update of round {ROUND} is sent"
 
 FAULTS = (
-    Fault("none", "nothing", "", _nothing),
+    Fault("none", "nothing", "", _nothing, once=True),
     Fault("clientapp", "`kill -9` of a site's ClientApp", _TRAINS, _kill(STRUCK, "clientapp")),
     Fault(
         "terminated",
@@ -184,7 +186,14 @@ FAULTS = (
     Fault("supernode", "`kill -9` of a site's SuperNode", _TRAINS, _kill(STRUCK, "supernode")),
     Fault("superlink", "`kill -9` of SuperLink", _TRAINS, _kill(COORDINATOR, "superlink")),
     Fault("serverapp", "`kill -9` of the ServerApp", _TRAINS, _kill(COORDINATOR, "serverapp")),
-    Fault("gateway", "`kill -9` of the gateway", _SENDS, _kill_gateway, bits_per_s=_SLOW),
+    Fault(
+        "gateway",
+        "`kill -9` of the gateway",
+        _SENDS,
+        _kill_gateway,
+        once=True,
+        bits_per_s=_SLOW,
+    ),
     Fault("site", "a site's machine loses power and starts again", _TRAINS, _power_cut(STRUCK)),
     Fault(
         "coordinator",
@@ -198,6 +207,7 @@ FAULTS = (
         _TRAINS,
         _stop_beyond_the_deadline("clientapp"),
         missing=(ROUND,),
+        may_miss=(ROUND + 1,),  # it first ends what it was stopped in, or is given up
         deadline_s=60.0,
     ),
     Fault(
@@ -223,9 +233,21 @@ FAULTS = (
         missing=(ROUND,),
         inside=_SMALL_DISK,
     ),
-    Fault("cut", f"a site's line is cut for {_DOWN_S:g} s", _SENDS, _cut, bits_per_s=_SLOW),
     Fault(
-        "stall", f"a site's line is dead for {2.5 * _DOWN_S:g} s", _SENDS, _stall, bits_per_s=_SLOW
+        "cut",
+        f"a site's line is cut for {_DOWN_S:g} s",
+        _SENDS,
+        _cut,
+        once=True,
+        bits_per_s=_SLOW,
+    ),
+    Fault(
+        "stall",
+        f"a site's line is dead for {2.5 * _DOWN_S:g} s",
+        _SENDS,
+        _stall,
+        once=True,
+        bits_per_s=_SLOW,
     ),
     Fault(
         "late",

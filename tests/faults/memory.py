@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from tests.live.federation import COORDINATOR, LiveFederation
 
 _PROGRAMS = {
-    COORDINATOR: ("command", "superlink", "gateway", "superexec", "serverapp"),
+    COORDINATOR: ("command", "superlink", "gateway", "superexec", "dashboard", "serverapp"),
     "site": ("command", "supernode", "superexec"),
 }
+_MOST_MB = 1.0  # a round, when noise is taken off; what grows slower 30 rounds do not show
+_SURE_MB = 3.0  # a round, with noise on top; above it the slope says nothing about the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +36,28 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How the processes of one role grew: MB a round, its standard error, and the extremes."""
+    """How the processes of one role grew: MB a round, its standard error, and the extremes.
+
+    ``slope`` and ``error`` are None where no process was seen long enough to tell.
+    """
 
     role: str
     processes: int
     samples: int
     lowest: float
     highest: float
-    slope: float
-    error: float
+    slope: float | None = None
+    error: float | None = None
+
+    def verdict(self) -> str:
+        """Why this role is not known to be flat, empty if it is or if there is no slope of it."""
+        if self.slope is None or self.error is None:
+            return ""
+        if self.slope - 2 * self.error > _MOST_MB:
+            return f"grows by more than {_MOST_MB:g} MB a round"
+        if self.slope + 2 * self.error > _SURE_MB:
+            return f"may grow by more than {_SURE_MB:g} MB a round: too few samples, or too noisy"
+        return ""
 
 
 def take_samples(live: LiveFederation, number: int) -> Iterator[Sample]:
@@ -58,11 +74,11 @@ def take_samples(live: LiveFederation, number: int) -> Iterator[Sample]:
                 yield Sample(number, f"{kind}: {program}", name, megabytes)
 
 
-def growth_of(samples: list[Sample]) -> list[Growth]:
+def growth_of(samples: Sequence[Sample]) -> list[Growth]:
     """The slope of each role by least squares, each process with a level of its own.
 
-    A process's first sample is left out: it is still loading then. Roles of whose processes none
-    was seen in two further rounds have no slope, and are left out.
+    A process's first sample is left out: it is still loading then. Where what is left is too
+    little for a slope and its error, the extremes are those of all samples.
     """
     found = []
     for role in dict.fromkeys(sample.role for sample in samples):
@@ -71,23 +87,21 @@ def growth_of(samples: list[Sample]) -> list[Growth]:
             if sample.role == role:
                 lives.setdefault(sample.process, []).append((sample.round, sample.megabytes))
         settled = [np.array(points[1:]) for points in lives.values() if len(points) > 2]
-        if not settled:
-            continue
-        rounds, memory = np.concatenate([points - points.mean(axis=0) for points in settled]).T
-        spread = float(rounds @ rounds)
-        slope = float(rounds @ memory) / spread
-        left = memory - slope * rounds
-        freedom = max(len(memory) - len(settled) - 1, 1)
-        seen = np.concatenate(settled)[:, 1]
-        found.append(
-            Growth(
-                role=role,
-                processes=len(lives),
-                samples=len(memory),
-                lowest=float(seen.min()),
-                highest=float(seen.max()),
-                slope=slope,
-                error=float(np.sqrt(left @ left / freedom / spread)),
-            )
-        )
+        slope, error = _slope(settled)
+        seen = settled if slope is not None else [np.array(points) for points in lives.values()]
+        memory = np.concatenate(seen)[:, 1]
+        low, high = float(memory.min()), float(memory.max())
+        found.append(Growth(role, len(lives), len(memory), low, high, slope, error))
     return found
+
+
+def _slope(lives: Sequence[NDArray[np.float64]]) -> tuple[float, float] | tuple[None, None]:
+    """Slope and standard error of processes' memory over rounds, if there is more than a line."""
+    freedom = sum(len(points) - 1 for points in lives) - 1
+    if freedom < 1:
+        return None, None
+    rounds, memory = np.concatenate([points - points.mean(axis=0) for points in lives]).T
+    spread = float(rounds @ rounds)
+    slope = float(rounds @ memory) / spread
+    left = memory - slope * rounds
+    return slope, float(np.sqrt(left @ left / freedom / spread))

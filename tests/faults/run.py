@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeGuard
 
 from ppfl.federation.journal import (
+    AnyEvent,
     LeftHospital,
     Refused,
     SiteAskedAgain,
@@ -84,7 +85,8 @@ def run_fault(fault: Fault, prepared: Deployed, replay: Replay, root: Path) -> O
     """What came of a fault, after the study has ended in the right model.
 
     Raises:
-        AssertionError: it has not, or another site or round is missing than should be.
+        AssertionError: it has not, or another site or round is missing than should be, or a site
+            trained anew what it had sealed.
     """
     with (
         LiveFederation(prepared, root) as live,
@@ -104,6 +106,9 @@ def run_fault(fault: Fault, prepared: Deployed, replay: Replay, root: Path) -> O
         assert set(fault.missing) <= missing <= {*fault.missing, *fault.may_miss}
         for other in set(live.sites) - {STRUCK}:
             assert all(other in played.contributors for played in rounds)
+        if fault.once:
+            for site in live.sites:
+                assert max(_trained(live, site).values()) == 1, f"{site} trained a round twice"
         return Outcome(fault.name, _coordinator(live), _sites(live), seconds, equal, len(rounds))
 
 
@@ -136,18 +141,25 @@ def _sites(live: LiveFederation) -> tuple[str, ...]:
     told: list[str] = []
     for site in live.sites:
         told += (f"{site}: {text}" for text in _started_again(live, site))
-        trained: Counter[int] = Counter()
         for event in live.site_events(site):
-            match event:
-                case Refused():
-                    told.append(f"{site}: refused in round {event.round} ({event.code})")
-                case LeftHospital() if event.items and "update" in event.items[0].what:
-                    if event.again:
-                        told.append(f"{site}: sent round {event.round} again, not trained again")
-                    else:
-                        trained[event.round] += 1
+            if isinstance(event, Refused):
+                told.append(f"{site}: refused in round {event.round} ({event.code})")
+            elif is_update(event) and event.again:
+                told.append(f"{site}: sent round {event.round} again, not trained again")
+        trained = _trained(live, site)
         told += (f"{site}: trained round {n} {c} times" for n, c in trained.items() if c > 1)
     return tuple(dict.fromkeys(told))
+
+
+def _trained(live: LiveFederation, site: str) -> Counter[int]:
+    """How often a site made an update, by the round."""
+    updates = (event for event in live.site_events(site) if is_update(event))
+    return Counter(event.round for event in updates if not event.again)
+
+
+def is_update(event: AnyEvent) -> TypeGuard[LeftHospital]:
+    """Whether an event of a site's journal says that an update was sent."""
+    return isinstance(event, LeftHospital) and bool(event.items) and "update" in event.items[0].what
 
 
 def _started_again(live: LiveFederation, where: str) -> list[str]:

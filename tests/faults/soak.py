@@ -12,7 +12,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,12 +36,11 @@ _PAGE = Path(__file__).parents[2] / "docs" / "soak.md"
 _LONG_S = 1800.0  # a round's; one that hangs is a failure, a busy machine is not
 _EVERY_S = 0.25
 _HELD_S = 20.0  # a stopped process or a cut line; Flower gives either up after a minute
-_MOST_MB = 1.0  # a round; what grows slower is not told from noise in 30 rounds
 _SITES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
 _PROGRAMS = {
     COORDINATOR: ("superlink", "gateway", "superexec", "serverapp"),
     "site": ("supernode", "superexec", "clientapp"),
-}
+}  # beside these a dashboard runs, which no study needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,40 @@ class Blow:
         }[self.how]
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A round of a soak: the fault that was drawn for it, whether it struck, and what it took."""
+
+    number: int
+    blow: Blow | None
+    struck: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        """The round as a line of progress."""
+        what = "nothing" if self.blow is None else str(self.blow)
+        if self.blow is not None and not self.struck:
+            what = f"came too late: {what}"
+        return f"round {self.number}: {self.seconds:.0f} s; {what}"
+
+
 @dataclass(slots=True)
 class Soak:
-    """What a run gathers: the faults that struck, and the memory of its processes."""
+    """What a run gathers: its rounds with their faults, and the memory of its processes."""
 
-    blows: list[tuple[int, Blow]] = field(default_factory=list)
+    rounds: list[Played] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """What it has done so far, in one line."""
+        struck = Counter(played.blow.how for played in self.rounds if played.blow and played.struck)
+        told = ", ".join(f"{how} {count}" for how, count in sorted(struck.items())) or "none"
+        late = sum(played.blow is not None and not played.struck for played in self.rounds)
+        return (
+            f"{len(self.rounds)} rounds closed in {sum(p.seconds for p in self.rounds):.0f} s; "
+            f"faults that struck: {told}; that came too late: {late}; "
+            f"{len(self.samples)} samples of memory"
+        )
 
 
 def draw_blows(seed: int, *, rounds: int, sites: tuple[str, ...]) -> Iterator[Blow | None]:
@@ -84,7 +112,7 @@ def draw_blows(seed: int, *, rounds: int, sites: tuple[str, ...]) -> Iterator[Bl
 
 
 def main() -> int:
-    """0 if the model is right and no process grows."""
+    """0 if the model is right and the memory of every process is flat."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the processes would be left
     torch.set_num_threads(1)  # as the sites are started: the same bits
@@ -103,21 +131,36 @@ def main() -> int:
         for site, line in lines.items():
             connect(live.deployed.site(site), threads=1, port=line.port)
         live.start_all()
-        _endure(live, lines, arguments.seed, soak)
+        try:
+            _endure(live, lines, arguments.seed, soak)
+        finally:
+            print(soak, flush=True)
         seconds = time.monotonic() - began
         print(f"ended after {seconds:.0f} s; now the replay", flush=True)
         equal = check_model(live, replay_of(prepared, cache=root / "cache"))
         growth = growth_of(soak.samples)
         text = _page(live, soak, growth, seed=arguments.seed, seconds=seconds, equal=equal)
-    print(text, flush=True)
-    if arguments.write:
-        _PAGE.write_text(text, encoding="utf-8")
-    grown = [each.role for each in growth if each.slope - 2 * each.error > _MOST_MB]
-    if grown:
-        print(f"these grow: {', '.join(grown)}", flush=True)
+    if not finish(text, growth, page=_PAGE if arguments.write else None):
         return 1
     shutil.rmtree(root)
     return 0
+
+
+def finish(text: str, growth: Sequence[Growth], *, page: Path | None) -> bool:
+    """Print what a soak came to, and write its page, if one is wanted, where all memory is flat.
+
+    Whether it is.
+    """
+    print(text, flush=True)
+    bad = [f"{each.role} {verdict}" for each in growth if (verdict := each.verdict())]
+    for line in bad:
+        print(line, flush=True)
+    if page is not None and bad:
+        print(f"{page} is left as it was", flush=True)
+    elif page is not None:
+        page.write_text(text, encoding="utf-8")
+        print(f"{page} is written", flush=True)
+    return not bad
 
 
 def _arguments() -> argparse.Namespace:
@@ -130,39 +173,49 @@ def _arguments() -> argparse.Namespace:
 
 
 def _endure(live: LiveFederation, lines: dict[str, Line], seed: int, soak: Soak) -> None:
+    """Go through all rounds.
+
+    Raises:
+        AssertionError: a round does not end, or a command has ended by itself.
+    """
     rounds = live.study.training.rounds
     blows = draw_blows(seed, rounds=rounds, sites=live.sites)
     for number, blow in enumerate(blows, start=1):
         began = time.monotonic()
-        if blow is not None and _strike(live, lines, blow, number):
-            soak.blows.append((number, blow))
+        struck = blow is not None and _strike(live, lines, blow, number)
         live.wait_for(partial(live.has_closed, number), seconds=_LONG_S, every_s=_EVERY_S)
         soak.samples += take_samples(live, number)
-        print(f"round {number}: {time.monotonic() - began:.0f} s; {blow or 'nothing'}", flush=True)
+        soak.rounds.append(Played(number, blow, struck, time.monotonic() - began))
+        print(soak.rounds[-1], flush=True)
+        for site in filter(live.has_ended, live.sites):
+            raise AssertionError(f"{site} ended by itself: {live.said(site)}")
     live.wait_for(lambda: live.has_closed(0), seconds=_LONG_S, every_s=_EVERY_S)
 
 
 def _strike(live: LiveFederation, lines: dict[str, Line], blow: Blow, number: int) -> bool:
     """Strike while a site trains in the round, and mend what does not mend itself.
 
-    Whether it was struck: it is not if the round is closed before the program is found.
+    Whether it was struck: it is not if the round is closed before.
     """
     trains = blow.where if blow.where in live.sites else live.sites[0]
     struck: list[psutil.Process] = []
 
     def attempt() -> bool:
+        if live.has_closed(number):
+            return True
         if not live.is_in(trains, "train", number):
-            return live.has_closed(number)
-        if blow.program:
-            process = live.find(blow.where, blow.program)
-            with suppress(psutil.Error):
-                if process is not None:
+            return False
+        process = live.find(blow.where, blow.program or "command")
+        with suppress(psutil.Error):
+            if process is not None:
+                if blow.program:
                     process.send_signal(signal.SIGKILL if blow.how == "kill" else signal.SIGSTOP)
-                    struck.append(process)
-            return bool(struck)
-        return True
+                struck.append(process)
+        return bool(struck)
 
     live.wait_for(attempt, seconds=_LONG_S, every_s=0.05)
+    if not struck:
+        return False
     if blow.how == "power":
         live.kill(blow.where)
         live.start(blow.where)
@@ -172,10 +225,9 @@ def _strike(live: LiveFederation, lines: dict[str, Line], blow: Blow, number: in
         lines[blow.where].mend()
     elif blow.how == "stop":
         live.hold(_HELD_S, every_s=_EVERY_S)
-        for process in struck:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
-    return bool(struck) or not blow.program
+        with suppress(psutil.NoSuchProcess):
+            struck[0].resume()
+    return True
 
 
 def _page(
@@ -196,10 +248,9 @@ def _page(
     ]
     runs = sum(isinstance(event, StudyStarted) for event in events)
     again = sum(isinstance(event, SiteAskedAgain) for event in events)
-    struck = "\n".join(f"| {number} | {blow} |" for number, blow in soak.blows)
+    struck = "\n".join(f"| {p.number} | {p.blow} |" for p in soak.rounds if p.struck)
     memory = "\n".join(
-        f"| {g.role} | {g.processes} | {g.samples} | {g.lowest:.0f}-{g.highest:.0f} "
-        f"| {g.slope:+.2f} ± {2 * g.error:.2f} |"
+        f"| {g.role} | {g.processes} | {g.samples} | {g.lowest:.0f}-{g.highest:.0f} | {_slope(g)} |"
         for g in growth
     )
     return f"""\
@@ -219,7 +270,8 @@ from the journal's list of contributors. {runs} runs of the ServerApp; sites wer
 
 Resident memory when a round was closed, of all processes that last; the slope is by least squares,
 each process with a level of its own and without its first sample, ± two standard errors. A
-process that was killed is followed by another, so there are more than run at one time.
+process that was killed is followed by another, so there are more than run at one time; where none
+lasted long enough, there is no slope, and nothing is known of its growth.
 
 | process | seen | samples | MB | MB a round |
 |---|---|---|---|---|
@@ -233,6 +285,12 @@ Each struck while the site trained (at the coordinator: while the first site did
 |---|---|
 {struck}
 """
+
+
+def _slope(growth: Growth) -> str:
+    if growth.slope is None or growth.error is None:
+        return "not known"
+    return f"{growth.slope:+.2f} ± {2 * growth.error:.2f}"
 
 
 if __name__ == "__main__":

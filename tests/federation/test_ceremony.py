@@ -128,6 +128,7 @@ def test_files_of_two_ceremonies_do_not_mix(
 
 def test_a_kit_comes_back_and_shows_damage(tmp_path: Path) -> None:
     kit = Kit(
+        ppfl="0.1.0",
         site="alpha",
         host="ppfl.example.org",
         port=9443,

@@ -115,6 +115,10 @@ class LiveFederation:
         command.send_signal(signal.SIGINT)
         command.wait(timeout=_END_S)
 
+    def wait_end(self, name: str) -> int:
+        """Wait until a command ends by itself, or because it was told to; its exit code."""
+        return self._commands.pop(name).wait(timeout=_END_S)
+
     def kill(self, name: str) -> None:
         """End a command so that it can do nothing about it; its guard ends what it ran."""
         command = self._commands.pop(name)
@@ -122,6 +126,10 @@ class LiveFederation:
         command.kill()
         command.wait()
         psutil.wait_procs(running, timeout=_END_S)
+
+    def has_ended(self, name: str) -> bool:
+        """Whether a command has ended by itself."""
+        return name in self._commands and self._commands[name].poll() is not None
 
     def said(self, name: str) -> str:
         """What a command has printed."""
@@ -190,7 +198,7 @@ class LiveFederation:
         """A site's work folder, as the site's own processes see it."""
         folder = self.deployed.site(site) / "work"
         command = self._commands.get(site)
-        if command is not None and not self._has_ended(site):
+        if command is not None and not self.has_ended(site):
             return Path(f"/proc/{command.pid}/root{folder.resolve()}")
         return folder
 
@@ -223,7 +231,7 @@ class LiveFederation:
         """
         until = time.monotonic() + seconds
         while True:
-            ended = self._has_ended(COORDINATOR)  # before the look at what it may have done last
+            ended = self.has_ended(COORDINATOR)  # before the look at what it may have done last
             if condition():
                 break
             self._keep_total()
@@ -238,9 +246,6 @@ class LiveFederation:
         """Let time pass, but not beyond the end of the coordinator's command."""
         with suppress(AssertionError):
             self.wait_for(lambda: False, seconds=seconds, every_s=every_s)
-
-    def _has_ended(self, name: str) -> bool:
-        return name in self._commands and self._commands[name].poll() is not None
 
     def _keep_total(self) -> None:
         path = self.deployed.coordinator / "run" / "checkpoint.bin"

@@ -26,14 +26,15 @@ def test_what_is_missing_is_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "_KEY_BITS", 2048)
-    monkeypatch.setattr(module, "_PACKAGES", ("flwr", "no-such-package"))
+    needed = ["flwr[simulation]<1.42,>=1.41", "no-such-package>=1"]
+    monkeypatch.setattr(module, "requires", lambda _: needed)
     monkeypatch.setattr(module, "_PROGRAMS", ("no-such-program",))
     monkeypatch.setattr("simulations.runner._ACTOR_BYTES", 10**18)
     monkeypatch.setattr(module, "_DISK_BYTES", 10**18)
     choice = EngineChoice("gmp", "Engine native cannot run: it was not built.")
     monkeypatch.setattr(module, "choose_engine", lambda: choice)
     found = _by_name(tmp_path)
-    assert "no-such-package" in found["packages"].found
+    assert found["packages"].found == "no no-such-package"
     assert "no-such-program" in found["Flower's programs"].found
     assert found["memory"].state == "wrong"
     assert found["disk"].state == "note"
@@ -45,6 +46,26 @@ def test_what_is_missing_is_named_with_what_to_do(
     out = capsys.readouterr().out
     assert "wrong   disk: " in out
     assert "hint: name another folder" in out
+
+
+@pytest.mark.parametrize(
+    ("needed", "found"),
+    [
+        ("numpy>=1.26,<2", "numpy 99.1, needed: <2,>=1.26"),
+        ("numpy>=100", "numpy 99.1, needed: >=100"),
+        ('numpy>=100; extra == "dev"', ""),
+        ('numpy>=100; sys_platform == "another"', ""),
+        ("numpy[extra]>=1.26", ""),
+    ],
+)
+def test_a_package_of_another_version_than_ppfl_needs_is_wrong(
+    needed: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "requires", lambda _: [needed])
+    monkeypatch.setattr(module, "version", lambda _: "99.1")
+    packages = module._packages()
+    assert packages.state == ("wrong" if found else "ok")
+    assert packages.found == (found or ", ".join(f"{name} 99.1" for name in module._TOLD))
 
 
 def test_an_engine_that_errs_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

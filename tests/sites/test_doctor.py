@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +58,32 @@ def test_a_site_that_is_ready(alpha: tuple[Path, Site], monkeypatch: pytest.Monk
     told = json.loads(result.stdout)
     assert told["well"]
     assert {"self-test", "packages", "clock"} <= {f["what"] for f in told["findings"]}
+
+
+def test_another_version_than_the_kits_is_noted(
+    alpha: tuple[Path, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = alpha
+    ours = version("ppfl")
+    assert _by_name(folder)["version"] == Finding("version", "ok", f"ppfl {ours}, as the kit's")
+    monkeypatch.setattr(sites.doctor, "version", lambda _: "9.1")
+    found = _by_name(folder)["version"]
+    assert (found.state, found.found) == ("note", f"ppfl 9.1, and {ours} made the kit")
+    assert "join again" in found.advice
+    _edit("site.toml", f'kit_version = "{ours}"', 'kit_version = ""')(folder)
+    assert "version" not in _by_name(folder)  # it joined before kits had one
+
+
+def test_the_cache_of_xrays_counts_in_memory_and_disk(
+    alpha: tuple[Path, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = alpha
+    before = _by_name(folder)
+    monkeypatch.setattr(sites.doctor, "_images", lambda *_: 10**9)
+    found = _by_name(folder)
+    for what in ("memory", "disk"):
+        assert found[what].state == "wrong"
+        assert found[what].found != before[what].found
 
 
 def _other_key(folder: Path) -> None:

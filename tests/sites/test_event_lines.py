@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
+import pytest
 from rich.console import Console
 
 from ppfl.federation import Journal
@@ -21,6 +24,7 @@ from ppfl.federation.journal import (
 )
 from sites.event_lines import JournalLines, PhaseLines, line_of
 from sites.phase import Phase
+from sites.upload import Upload
 from tests.coordinator.dashboard.studies import started
 
 
@@ -111,3 +115,72 @@ def test_a_site_tells_each_phase_of_its_work_as_it_begins(tmp_path: Path) -> Non
     lines.look()
     told = [line[21:] for line in screen.getvalue().splitlines()]
     assert told == ["before round 1: enrolling", "round 1: training", "round 2: training"]
+
+
+def _told(screen: io.StringIO) -> list[str]:
+    return [line[21:] for line in screen.getvalue().splitlines()]
+
+
+def test_each_tenth_of_an_answer_that_has_left_is_a_line(tmp_path: Path) -> None:
+    Phase(tmp_path).finish(2, of=2_000_000)
+    screen, console = _screen()
+    lines, upload = PhaseLines(tmp_path, console), Upload(tmp_path)
+    upload.begin()
+    lines.look()
+    assert _told(screen) == ["round 2: sending"]
+    state = tmp_path / "phase.json"
+    for percent in (3, 9, 10, 19, 35, 35, 36, 30, 41):  # at 30 an object had broken off
+        sent = percent * 20_000
+        state.write_text(f'{{"round":2,"phase":"upload","done":{sent},"of":2000000}}')
+        lines.look()
+    assert [line.split(", ")[1] for line in _told(screen)[1:]] == [
+        "10 % of 2.0 MB have left",
+        "35 % of 2.0 MB have left",
+        "41 % of 2.0 MB have left",
+    ]
+    upload.end()
+    lines.look()
+    lines.look()
+    assert _told(screen)[4:] == ["round 2: sending, 100 % of 2.0 MB have left"]
+
+
+def test_an_answer_that_is_sent_at_once_is_told_as_sent(tmp_path: Path) -> None:
+    Phase(tmp_path).finish(1, of=1_000_000)
+    screen, console = _screen()
+    lines, upload = PhaseLines(tmp_path, console), Upload(tmp_path)
+    for _ in range(2):  # the whole of it anew, because the coordinator asks again
+        Phase(tmp_path).finish(1, of=1_000_000)
+        upload.begin()
+        lines.look()
+        request = httpx.Request("POST", "https://localhost", content=bytes(1_000_000))
+        with upload.counting(request):
+            assert isinstance(request.stream, httpx.SyncByteStream)
+            assert len(b"".join(request.stream)) == 1_000_000
+        lines.look()
+        upload.end()
+        lines.look()
+    told = ["round 1: sending", "round 1: sending, 100 % of 1.0 MB have left"]
+    assert _told(screen) == 2 * told
+
+
+def test_a_slow_line_is_told_every_ten_seconds_while_something_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    Phase(tmp_path).finish(2, of=100_000_000)
+    screen, console = _screen()
+    lines, upload = PhaseLines(tmp_path, console), Upload(tmp_path)
+    upload.begin()
+    lines.look()
+    for second, megabytes in ((5, 1), (10, 2), (15, 3), (20, 4), (40, 4), (50, 4)):
+        now = 1000.0 + second
+        state = f'{{"round":2,"phase":"upload","done":{megabytes}000000,"of":100000000}}'
+        (tmp_path / "phase.json").write_text(state)
+        lines.look()
+    assert _told(screen) == [
+        "round 2: sending",
+        "round 2: sending, 2 % of 100.0 MB have left",
+        "round 2: sending, 4 % of 100.0 MB have left",
+    ]
+    upload.end()
