@@ -3,7 +3,7 @@
     PpflError
     ├── SettingsError              a study, site or scenario file is wrong
     │   ├── StudyMismatchError     a site and the coordinator hold different studies
-    │   ├── ApprovalError          a site's installed code is not what it approved
+    │   ├── ApprovalError          code that a site has not approved
     │   ├── KitError               a site's kit that is damaged, or meant for another site
     │   └── DuplicateSiteError     two sites of one name
     ├── KeyMaterialError           a key or key file cannot be used
@@ -89,11 +89,11 @@ class StudyMismatchError(SettingsError):
 
 
 class ApprovalError(SettingsError):
-    """A site's installed code is not what it approved."""
+    """Code that a site has not approved: the installed one, or what a run of Flower brings."""
 
     exit_code = 12
     code = "approval"
-    public_sentence = "The site has not approved the code that is installed there."
+    public_sentence = "The site has not approved this code."
 
 
 class KitError(SettingsError):

@@ -30,9 +30,12 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from coordinator.control import Control
 from coordinator.gateway import FLEET_ROUTES
-from coordinator.serve import _APP
+from ppfl.errors import ApprovalError
+from ppfl.federation import read_events
+from ppfl.federation.journal import Refused
 from ppfl.running import read_running
-from ppfl.settings import Connection
+from ppfl.settings import Connection, SiteFile
+from sites.bundle import _APP
 from sites.reach import check_coordinator
 from tests.coordinator.certificates import openssh_line, write_certificates
 
@@ -43,7 +46,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import ServerApp
 from ppfl.federation import Journal
 from ppfl.federation.journal import StudyClosed
-from sites.messages import read_sealed, write_sealed
+from sites.messages import read_answer, read_sealed, write_sealed
 
 app = ServerApp()
 
@@ -57,8 +60,13 @@ def main(grid, context):
     waiting = list(grid.push_messages([message]))
     while not (replies := list(grid.pull_messages(waiting))):
         time.sleep(0.2)
+    run = Path(os.environ["PPFL_RUN"])
+    if "refusal" in replies[0].content:
+        refusal = read_answer(replies[0].content)
+        (run / "refused").write_text(f"{refusal.site} {refusal.code}: {refusal.sentence}")
+        raise RuntimeError("refused")
     assert read_sealed(replies[0].content, "v") == sent[::-1]
-    journal = Journal(Path(os.environ["PPFL_RUN"]) / "journal.jsonl")
+    journal = Journal(run / "journal.jsonl")
     journal.write(StudyClosed(rounds=1, sites=("a",), model_sha256="0" * 64, seconds=1.0))
 """
 _CLIENT = """
@@ -91,10 +99,12 @@ import json, logging, sys
 from pathlib import Path
 import coordinator.serve
 from coordinator.serve import CoordinatorPlace, serve_coordinator
+from flwr.cli.build import build_fab_from_disk
 logging.basicConfig(level=logging.INFO)
 told = json.loads(sys.argv[1])
 folder = Path(told["folder"])
-coordinator.serve._write_app = lambda _: folder / "app"
+bundles = [build_fab_from_disk(folder / "app"), coordinator.serve.app_bundle()]
+coordinator.serve.app_bundle = lambda: bundles.pop(0)
 assert serve_coordinator(CoordinatorPlace(
     folder=folder / "coordinator", run=folder / "run", listen="127.0.0.1", port=told["port"],
     superlink_port=told["superlink_port"], certificate=folder / "server.crt",
@@ -131,10 +141,12 @@ def told(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "node.key").chmod(0o600)
     with_code = deepcopy(_APP)
     with_code["tool"]["flwr"]["app"]["components"]["clientapp"] = "evil:app"
+    site = SiteFile(name="a", data=tmp_path)
     for name, text in {
         "app/pyproject.toml": tomli_w.dumps(with_code),
         "app/evil.py": f"open({str(tmp_path / 'executed')!r}, 'w')\n{_CLIENT}",
         "stand_in/sitecustomize.py": _STAND_IN,
+        "a site/site.toml": site.to_toml(),
         "server.py": _SERVER,
         "client.py": _CLIENT,
     }.items():
@@ -149,6 +161,7 @@ def told(tmp_path: Path) -> dict[str, Any]:
 def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
     told: dict[str, Any], tmp_path: Path
 ) -> None:
+    """The first run brings code and is refused, the second is the coordinator's own."""
     log = tmp_path / "coordinator" / "superlink.log"
     processes = [_start(_COORDINATOR, told, f"coordinator.server_app={tmp_path}/server.py")]
     try:
@@ -184,7 +197,12 @@ def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
         for process in processes:
             process.kill()
             process.wait()
-    assert not (tmp_path / "executed").exists()  # the code that the run brought along
+    assert not (tmp_path / "executed").exists()  # the code that the first run brought along
+    answer = (tmp_path / "run" / "refused").read_text()
+    assert answer == f"a {ApprovalError.code}: {ApprovalError.public_sentence}"
+    (refused,) = read_events(tmp_path / "a site" / "work" / "journal.jsonl", Refused)
+    assert refused.code == ApprovalError.code
+    assert refused.reason.startswith("the run brings bundle ")
     secret = tmp_path / "coordinator" / "superexec.secret"
     assert secret.stat().st_mode & 0o777 == 0o600
 
