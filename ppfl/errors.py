@@ -17,6 +17,7 @@
     │   ├── UnreachableError       nobody answers at its address, or not as it should
     │   ├── ClockError             its clock and the site's are too far apart
     │   ├── UnregisteredError      it does not know the site's key
+    │   ├── ElsewhereError         another SuperNode with the site's key is connected to it
     │   └── FlowerVersionError     it runs another version of Flower
     ├── MalformedMessageError      bytes from a peer that are not what they must be
     ├── DataError                  a data folder, table or image that cannot be used
@@ -189,6 +190,13 @@ class UnregisteredError(NetworkError):
 
     exit_code = 44
     code = "unregistered"
+
+
+class ElsewhereError(NetworkError):
+    """Another SuperNode with the site's key is connected to the coordinator."""
+
+    exit_code = 47
+    code = "elsewhere"
 
 
 class FlowerVersionError(NetworkError):

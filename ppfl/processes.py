@@ -51,6 +51,8 @@ class Program:
         needs: name of a program without whose present process this one is of no use; it is
             started anew together with it.
         patience_s: seconds it may take to end after SIGTERM.
+        on_end: called with the exit code when it has ended by itself; what it raises ends
+            the supervisor.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Program:
     environment: Mapping[str, str] = field(repr=False)
     needs: str = ""
     patience_s: float = 10.0
+    on_end: Callable[[int], None] | None = None
 
 
 class Supervisor:
@@ -92,7 +95,7 @@ class Supervisor:
         Raises:
             PortInUseError: another program listens on one of the ports; nothing was started.
             RunError: one of the ports cannot be listened on.
-            PpflError: what ``each`` raises; the programs have been ended.
+            PpflError: what ``each`` or a program's ``on_end`` raises; the programs have been ended.
         """
         with _on_signals(lambda _number, _frame: self.stop()):
             try:
@@ -220,6 +223,8 @@ class _Child:
         return True
 
     def end(self) -> None:
+        if self.program.on_end is not None and self._code is not None:
+            self.program.on_end(self._code)
         """End the process and whatever it started."""
         if self._process is None:
             return

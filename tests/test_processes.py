@@ -67,6 +67,22 @@ def supervised(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
+def test_who_is_told_how_a_program_ended_can_end_the_supervisor(tmp_path: Path) -> None:
+    codes: list[int] = []
+
+    def note(code: int) -> None:
+        codes.append(code)
+        if len(codes) == 2:
+            raise RunError("it ends like this again and again")
+
+    failing = _program("a", "exit 47", on_end=note)
+    supervisor = Supervisor([failing, _program("b", "sleep 100")], tmp_path)
+    with pytest.raises(RunError, match="again and again"):
+        supervisor.run()
+    assert codes == [47, 47]
+    assert {program["state"] for program in _status(tmp_path).values()} == {"ended"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_supervisor_that_is_told_to_end_ends_everything(
     tmp_path: Path, supervised: subprocess.Popen[bytes], number: int
