@@ -21,10 +21,6 @@ from flwr.supercore.exit.signal_handler import SIGNAL_TO_EXIT_CODE, register_sig
 from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
 
-from ppfl.errors import ApprovalError
-from sites.answering import refuse
-from sites.bundle import app_bundle
-
 _App = Callable[[Message, Context], Message]
 
 
@@ -53,8 +49,12 @@ class _Brought:
         """In place of loading it: the installed app, or what refuses, if it is not the one.
 
         The app brings torch. Flower gives a process 30 s to report, and starts another in its
-        place: on a slow machine more and more of them, if torch were loaded before.
+        place: on a slow machine more and more of them, if anything but Flower were loaded before.
         """
+        from ppfl.errors import ApprovalError
+        from sites.answering import refuse
+        from sites.bundle import app_bundle
+
         expected = app_bundle()
         if self._content != expected:
             found, needed = (hashlib.sha256(c).hexdigest() for c in (self._content, expected))
