@@ -17,6 +17,7 @@ import tomli_w
 from coordinator.control import Control
 from coordinator.dashboard.serve import DashboardPlace
 from coordinator.gateway_server import GatewaySettings
+from coordinator.health import SILENT_S, Health
 from ppfl.crypto.textfile import replace_text
 from ppfl.errors import QuorumError, RunError, error_of
 from ppfl.federation import read_events, read_last_event
@@ -97,14 +98,24 @@ def serve_coordinator(place: CoordinatorPlace, *, each: Callable[[], object]) ->
     supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
     write_secret(_secret(place))
     study = _Study(place, end_server_app=lambda: supervisor.restart("superexec"))
+    listen = f"[{place.listen}]" if ":" in place.listen else place.listen
+    health = Health(
+        superlink=f"127.0.0.1:{place.superlink_port}",
+        gateway=f"{listen}:{place.port}",
+        authority=place.authority,
+    )
 
     def look() -> None:
         each()
+        if silent := health.find_silent():
+            _log.warning("%s has been silent for %.0f s and is started again", silent, SILENT_S)
+            supervisor.restart(silent)
         if study.is_closed():
             supervisor.stop()
 
     try:
-        supervisor.run(look)
+        with health:
+            supervisor.run(look)
     finally:
         study.close()
     return _is_closed(place.run)

@@ -113,9 +113,12 @@ class Supervisor:
         self._stop = True
 
     def restart(self, name: str) -> None:
-        """End a program and whatever it started, stopped processes too; it is started anew."""
-        for child in self._children:
-            if child.program.name == name:
+        """End a program, what needs it, and what they started, stopped processes too.
+
+        They are started anew.
+        """
+        for child in reversed(self._children):
+            if name in (child.program.name, child.program.needs):
                 child.end()
 
     def close(self) -> None:
@@ -220,11 +223,11 @@ class _Child:
             "%s ended with %s after %.0f s and is started again in %.0f s; see %s",
             *(self.program.name, self._code, ran_s, delay_s, self.log.path),
         )
+        if self.program.on_end is not None and self._code is not None:
+            self.program.on_end(self._code)
         return True
 
     def end(self) -> None:
-        if self.program.on_end is not None and self._code is not None:
-            self.program.on_end(self._code)
         """End the process and whatever it started."""
         if self._process is None:
             return

@@ -250,7 +250,8 @@ def test_a_long_log_of_an_earlier_start_is_laid_aside(
 
 def test_a_program_that_is_to_start_anew_leaves_no_stopped_process(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    supervisor = Supervisor([_program("a", f"{_PARENT.format(pids=pids)}")], tmp_path)
+    needing = _program("b", "sleep 100", needs="a")
+    supervisor = Supervisor([_program("a", _PARENT.format(pids=pids)), needing], tmp_path)
 
     def look() -> None:
         if not pids.exists() or len(_pids(pids)) < 2:
@@ -265,7 +266,7 @@ def test_a_program_that_is_to_start_anew_leaves_no_stopped_process(tmp_path: Pat
 
     struck: list[bool] = []
     supervisor.run(look)
-    assert _status(tmp_path)["a"]["starts"] == 2
+    assert [program["starts"] for program in _status(tmp_path).values()] == [2, 2]
 
 
 def test_a_full_disk_does_not_end_the_programs(

@@ -95,6 +95,15 @@ def _stop_until_given_up(live: LiveFederation, _: Line) -> None:
         assert process.status() == psutil.STATUS_ZOMBIE
 
 
+def _stop_until_killed(program: str) -> Strike:
+    def strike(live: LiveFederation, _: Line) -> None:
+        _training(live)
+        process = live.strike(COORDINATOR, program, signal.SIGSTOP)
+        live.wait_for(lambda: not process.is_running(), seconds=_LONG_S)
+
+    return strike
+
+
 def _runs(live: LiveFederation) -> int:
     return sum(isinstance(event, StudyStarted) for event in live.events())
 
@@ -184,6 +193,18 @@ FAULTS = (
     Fault("supernode", "`kill -9` of a site's SuperNode", _TRAINS, _kill(STRUCK, "supernode")),
     Fault("superlink", "`kill -9` of SuperLink", _TRAINS, _kill(COORDINATOR, "superlink")),
     Fault("serverapp", "`kill -9` of the ServerApp", _TRAINS, _kill(COORDINATOR, "serverapp")),
+    Fault(
+        "stopped-superlink",
+        "`kill -STOP` of SuperLink until the coordinator kills it, after a minute",
+        _TRAINS,
+        _stop_until_killed("superlink"),
+    ),
+    Fault(
+        "stopped-gateway",
+        "`kill -STOP` of the gateway until the coordinator kills it, after a minute",
+        _TRAINS,
+        _stop_until_killed("gateway"),
+    ),
     Fault("gateway", "`kill -9` of the gateway", _SENDS, _kill_gateway, bits_per_s=_SLOW),
     Fault("site", "a site's machine loses power and starts again", _TRAINS, _power_cut(STRUCK)),
     Fault(
