@@ -127,7 +127,7 @@ from sites.serve import serve_site
 logging.basicConfig(level=logging.INFO)
 told = json.loads(sys.argv[1])
 folder = Path(told["folder"])
-sites.serve._ELSEWHERE_S = 0
+sites.serve._ELSEWHERE_S = told["elsewhere_s"]
 try:
     serve_site(
         site_file=folder / "a site" / "site.toml", superlink=f"127.0.0.1:{told['port']}",
@@ -139,6 +139,7 @@ except ElsewhereError as error:
 """
 
 
+_FIRST = {"site": "site", "elsewhere_s": 180}
 _UNTYPED = {"/docs", "/openapi.json", "/v1/runtime/responses"}
 _ROUTES = {path for _, path in PROTOBUF_REQUEST_TYPES} | _UNTYPED
 
@@ -167,7 +168,7 @@ def told(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "run").mkdir()
     names = ("port", "superlink_port", "node_port", "second_port")
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
-    return {"folder": str(tmp_path), "site": "site", "sites": {"a": openssh_line(key)}} | ports
+    return {"folder": str(tmp_path), "sites": {"a": openssh_line(key)}} | ports | _FIRST
 
 
 @pytest.mark.slow
@@ -202,10 +203,10 @@ def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
         control = Control(told["superlink_port"], tmp_path / "ca.crt")
         _until(lambda: control.connected() == {"a"})
         _require_secrets(told)
-        second = told | {"site": "second", "node_port": told["second_port"]}
-        refused = _start(_SITE, second, "", stderr=subprocess.PIPE)
-        processes.append(refused)
-        _, errors = refused.communicate(timeout=240)
+        second = told | {"site": "second", "node_port": told["second_port"], "elsewhere_s": 0}
+        other = _start(_SITE, second, "", stderr=subprocess.PIPE)
+        processes.append(other)
+        _, errors = other.communicate(timeout=240)
         assert "another SuperNode of this site is connected, or was until a minute" in errors
         assert errors.splitlines()[-1].startswith("47: another SuperNode of this site is connected")
         assert control.connected() == {"a"}
