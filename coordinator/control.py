@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from flwr.cli.build import build_fab_from_disk
 from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -57,14 +56,13 @@ class Control:
             with _telling(f"register site {name}", but=_KNOWN):
                 self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
 
-    def start_run(self, app: Path) -> int:
-        """Start a run of the Flower app in a folder; its number.
+    def start_run(self, bundle: bytes) -> int:
+        """Start a run of the Flower app in a FAB; its number.
 
         Raises:
             RunError: SuperLink does not answer, or refuses the app.
         """
-        content = build_fab_from_disk(app)
-        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
         with _telling("start the study"):
             started = self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
         return int(started.run_id)

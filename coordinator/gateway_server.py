@@ -1,6 +1,6 @@
 """The gateway's process: TLS, connections, and HTTP as uvicorn reads it.
 
-python -m coordinator.gateway_server SETTINGS.json
+python -m coordinator.gateway_server SETTINGS.toml
 """
 
 from __future__ import annotations

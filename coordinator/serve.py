@@ -17,6 +17,7 @@ import tomli_w
 from coordinator.control import Control
 from coordinator.dashboard.serve import DashboardPlace
 from coordinator.gateway_server import GatewaySettings
+from coordinator.health import SILENT_S, Health
 from ppfl.crypto.textfile import replace_text
 from ppfl.errors import QuorumError, RunError, error_of
 from ppfl.federation import read_events, read_last_event
@@ -24,6 +25,7 @@ from ppfl.federation.journal import INTERNAL, RoundClosed, StudyClosed, StudyFai
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
 from ppfl.uploads import UPLOADS
+from sites.bundle import app_bundle
 from sites.flower import flower_environment, flower_program, write_secret
 
 _LOOK_S = 2.0  # between two looks at SuperLink
@@ -31,20 +33,6 @@ _AGAIN_S = 30.0  # before a study that lacked sites is taken up again, the first
 _LONGEST_S = 600.0  # and the last
 _LOST_AGAIN_S = 2.0  # the same where its process was lost, which says nothing about the next one
 _LOST_TIMES = 5  # in a row, without a round complete: then something else is wrong
-_APP = {
-    "project": {"name": "ppfl", "version": "1.0.0", "dependencies": ["flwr>=1.41"]},
-    "tool": {
-        "flwr": {
-            "app": {
-                "publisher": "ppfl",
-                "components": {
-                    "serverapp": "coordinator.server_app:app",
-                    "clientapp": "sites.client_app:app",
-                },
-            }
-        }
-    },
-}
 _log = logging.getLogger("ppfl.coordinator")
 
 
@@ -110,14 +98,24 @@ def serve_coordinator(place: CoordinatorPlace, *, each: Callable[[], object]) ->
     supervisor = Supervisor(coordinator_programs(place), place.folder, ports=ports)
     write_secret(_secret(place))
     study = _Study(place, end_server_app=lambda: supervisor.restart("superexec"))
+    listen = f"[{place.listen}]" if ":" in place.listen else place.listen
+    health = Health(
+        superlink=f"127.0.0.1:{place.superlink_port}",
+        gateway=f"{listen}:{place.port}",
+        authority=place.authority,
+    )
 
     def look() -> None:
         each()
+        if silent := health.find_silent():
+            _log.warning("%s has been silent for %.0f s and is started again", silent, SILENT_S)
+            supervisor.restart(silent)
         if study.is_closed():
             supervisor.stop()
 
     try:
-        supervisor.run(look)
+        with health:
+            supervisor.run(look)
     finally:
         study.close()
     return _is_closed(place.run)
@@ -224,7 +222,7 @@ class _Study:
             return self._control.has_finished(self._run)
         if _is_closed(self._place.run):
             return True
-        self._run = self._control.start_run(_write_app(self._place.folder / "app"))
+        self._run = self._control.start_run(app_bundle())
         _log.info("run %d has started", self._run)
         return False
 
@@ -263,13 +261,6 @@ class _Study:
                 hint=f"`flwr log` and the logs in {self._place.folder} may tell more; report it",
             )
         return why, min(first_s * 2.0 ** (self._times - 1), _LONGEST_S)
-
-
-def _write_app(folder: Path) -> Path:
-    """The Flower app that names the installed code and brings none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pyproject.toml").write_text(tomli_w.dumps(_APP), encoding="utf-8")
-    return folder
 
 
 def _secret(place: CoordinatorPlace) -> Path:

@@ -3,7 +3,7 @@
     PpflError
     ├── SettingsError              a study, site or scenario file is wrong
     │   ├── StudyMismatchError     a site and the coordinator hold different studies
-    │   ├── ApprovalError          a site's installed code is not what it approved
+    │   ├── ApprovalError          code that a site has not approved
     │   ├── KitError               a site's kit that is damaged, or meant for another site
     │   └── DuplicateSiteError     two sites of one name
     ├── KeyMaterialError           a key or key file cannot be used
@@ -17,6 +17,7 @@
     │   ├── UnreachableError       nobody answers at its address, or not as it should
     │   ├── ClockError             its clock and the site's are too far apart
     │   ├── UnregisteredError      it does not know the site's key
+    │   ├── ElsewhereError         another SuperNode with the site's key is connected to it
     │   └── FlowerVersionError     it runs another version of Flower
     ├── MalformedMessageError      bytes from a peer that are not what they must be
     ├── DataError                  a data folder, table or image that cannot be used
@@ -89,11 +90,11 @@ class StudyMismatchError(SettingsError):
 
 
 class ApprovalError(SettingsError):
-    """A site's installed code is not what it approved."""
+    """Code that a site has not approved: the installed one, or what a run of Flower brings."""
 
     exit_code = 12
     code = "approval"
-    public_sentence = "The site has not approved the code that is installed there."
+    public_sentence = "The site has not approved this code."
 
 
 class KitError(SettingsError):
@@ -189,6 +190,13 @@ class UnregisteredError(NetworkError):
 
     exit_code = 44
     code = "unregistered"
+
+
+class ElsewhereError(NetworkError):
+    """Another SuperNode with the site's key is connected to the coordinator."""
+
+    exit_code = 47
+    code = "elsewhere"
 
 
 class FlowerVersionError(NetworkError):

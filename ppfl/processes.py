@@ -51,6 +51,8 @@ class Program:
         needs: name of a program without whose present process this one is of no use; it is
             started anew together with it.
         patience_s: seconds it may take to end after SIGTERM.
+        on_end: called with the exit code when it has ended by itself; what it raises ends
+            the supervisor.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Program:
     environment: Mapping[str, str] = field(repr=False)
     needs: str = ""
     patience_s: float = 10.0
+    on_end: Callable[[int], None] | None = None
 
 
 class Supervisor:
@@ -92,7 +95,7 @@ class Supervisor:
         Raises:
             PortInUseError: another program listens on one of the ports; nothing was started.
             RunError: one of the ports cannot be listened on.
-            PpflError: what ``each`` raises; the programs have been ended.
+            PpflError: what ``each`` or a program's ``on_end`` raises; the programs have been ended.
         """
         with _on_signals(lambda _number, _frame: self.stop()):
             try:
@@ -110,9 +113,12 @@ class Supervisor:
         self._stop = True
 
     def restart(self, name: str) -> None:
-        """End a program and whatever it started, stopped processes too; it is started anew."""
-        for child in self._children:
-            if child.program.name == name:
+        """End a program, what needs it, and what they started, stopped processes too.
+
+        They are started anew.
+        """
+        for child in reversed(self._children):
+            if name in (child.program.name, child.program.needs):
                 child.end()
 
     def close(self) -> None:
@@ -217,6 +223,8 @@ class _Child:
             "%s ended with %s after %.0f s and is started again in %.0f s; see %s",
             *(self.program.name, self._code, ran_s, delay_s, self.log.path),
         )
+        if self.program.on_end is not None and self._code is not None:
+            self.program.on_end(self._code)
         return True
 
     def end(self) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ppfl.crypto.textfile import replace_text
-from ppfl.errors import RunError
+from ppfl.errors import ElsewhereError, RunError
 from ppfl.processes import Program, Supervisor
 from sites.flower import flower_environment, flower_program, write_secret
+
+_ELSEWHERE_S = 180.0  # three times as long as Flower waits for a node that was cut off
+_log = logging.getLogger("ppfl.site")
 
 
 def serve_site(
@@ -26,7 +31,8 @@ def serve_site(
     """Take part in the coordinator's study until SIGTERM or SIGINT.
 
     Flower takes a site back that was cut off only after a minute; until then its SuperNode ends
-    at once, and is started again.
+    at once, and is started again. A SuperNode of this site that is still refused for that reason
+    after three minutes is a second one: then it is the first that stays.
 
     Args:
         site_file: absolute path of the site's own settings.
@@ -40,6 +46,7 @@ def serve_site(
     Raises:
         PortInUseError: another program listens on the SuperNode's port.
         RunError: the site runs already, or its path cannot be handed to Flower.
+        ElsewhereError: another machine takes part with this site's key.
     """
     if '"' in str(site_file) or "\\" in str(site_file):
         raise RunError(f"{site_file}: Flower takes no path with quotation marks or backslashes")
@@ -56,6 +63,7 @@ def serve_site(
                 *("--node-config", f'site-file="{site_file}"'),
             ],
             flower_environment(folder / "supernode"),
+            on_end=_Elsewhere(),
         ),
         Program(
             "superexec",
@@ -72,6 +80,35 @@ def serve_site(
     supervisor = Supervisor(programs, folder, ports=(("127.0.0.1", node_port),))
     write_secret(secret)
     supervisor.run(each)
+
+
+class _Elsewhere:
+    """Says why SuperLink does not take the SuperNode, and at last gives up."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __call__(self, code: int) -> None:
+        """Take note of how the SuperNode has ended.
+
+        Raises:
+            ElsewhereError: it is refused for longer than what is left of an earlier one explains.
+        """
+        if code != ElsewhereError.exit_code:
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+            _log.warning(
+                "another SuperNode of this site is connected, or was until a minute ago; "
+                "the site goes on asking for %.0f s",
+                _ELSEWHERE_S,
+            )
+        elif time.monotonic() > self._since + _ELSEWHERE_S:
+            raise ElsewhereError(
+                "another SuperNode of this site is connected to the coordinator, and stays",
+                hint="look for a second machine that runs from a copy of this site's folder; "
+                "nobody else can have its key, or it was stolen",
+            )
 
 
 def _programs(folder: Path) -> Path:

@@ -146,6 +146,10 @@ def _take_gateway_port(here: Deployed, _: _Patch) -> None:
     _take(CoordinatorFile.read(here.coordinator / COORDINATOR_FILE).port)
 
 
+def _take_dashboard_port(here: Deployed, _: _Patch) -> None:
+    _take(CoordinatorFile.read(here.coordinator / COORDINATOR_FILE).dashboard_port)
+
+
 def _take(port: int) -> None:
     _open.enter_context(socket.create_server(("127.0.0.1", port)))
 
@@ -198,6 +202,7 @@ _CASES: list[tuple[Callable[[Deployed, _Patch], None], str, int, str]] = [
     (_take_node_port, "site run alpha", 46, "is in use"),
     (_take_superlink_port, _RUN_COORDINATOR, 46, "is in use"),
     (_take_gateway_port, _RUN_COORDINATOR, 46, "is in use"),
+    (_take_dashboard_port, _RUN_COORDINATOR, 46, "is in use"),
     (_fill("alpha/work/flower/bin/.flwr-clientapp.part"), "site run alpha", 60,
      "flwr-clientapp: cannot be written: No space left"),
     (_fill("coordinator/flower/.gateway.toml.part"), _RUN_COORDINATOR, 60,

@@ -67,6 +67,22 @@ def supervised(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
+def test_who_is_told_how_a_program_ended_can_end_the_supervisor(tmp_path: Path) -> None:
+    codes: list[int] = []
+
+    def note(code: int) -> None:
+        codes.append(code)
+        if len(codes) == 2:
+            raise RunError("it ends like this again and again")
+
+    failing = _program("a", "exit 47", on_end=note)
+    supervisor = Supervisor([failing, _program("b", "sleep 100")], tmp_path)
+    with pytest.raises(RunError, match="again and again"):
+        supervisor.run()
+    assert codes == [47, 47]
+    assert {program["state"] for program in _status(tmp_path).values()} == {"ended"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_supervisor_that_is_told_to_end_ends_everything(
     tmp_path: Path, supervised: subprocess.Popen[bytes], number: int
@@ -234,7 +250,8 @@ def test_a_long_log_of_an_earlier_start_is_laid_aside(
 
 def test_a_program_that_is_to_start_anew_leaves_no_stopped_process(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    supervisor = Supervisor([_program("a", f"{_PARENT.format(pids=pids)}")], tmp_path)
+    needing = _program("b", "sleep 100", needs="a")
+    supervisor = Supervisor([_program("a", _PARENT.format(pids=pids)), needing], tmp_path)
 
     def look() -> None:
         if not pids.exists() or len(_pids(pids)) < 2:
@@ -249,7 +266,7 @@ def test_a_program_that_is_to_start_anew_leaves_no_stopped_process(tmp_path: Pat
 
     struck: list[bool] = []
     supervisor.run(look)
-    assert _status(tmp_path)["a"]["starts"] == 2
+    assert [program["starts"] for program in _status(tmp_path).values()] == [2, 2]
 
 
 def test_a_full_disk_does_not_end_the_programs(

@@ -14,10 +14,11 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 import coordinator.roster
 from coordinator.rounds import Coordinator
-from ppfl.errors import SpoiledTotalError
+from ppfl.errors import ApprovalError, SpoiledTotalError
 from ppfl.federation import VectorPlan, read_journal
 from ppfl.federation.journal import Refused, RoundClosed, SiteFailed, StudyClosed, StudyFailed
 from ppfl.learning.files import load_model
+from ppfl.settings import SiteFile, read_settings
 from simulations.local_grid import LocalGrid
 from sites.client_app import app
 from sites.messages import SEALED, read_sealed, write_sealed
@@ -70,6 +71,27 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[S
         return [event for event in events if isinstance(event, SiteFailed) and event.round == 1]
 
     return run
+
+
+def test_a_site_whose_code_is_not_what_it_approved_says_so_and_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("PPFL_RUN", str(folder))
+    prepare_once(tiny_scenario("unsafe_plaintext", training={"rounds": 1}), folder)
+    path = folder / "sites" / "north" / "site.toml"
+    site = read_settings(path, SiteFile).model_copy(update={"approved_code": "0" * 64})
+    path.write_text(site.to_toml())
+    Coordinator(LocalGrid(app, sites=len(SITES)), folder).run()
+    events = read_journal(folder / "journal.jsonl")
+    told = {(e.site, e.code, e.sentence) for e in events if isinstance(e, SiteFailed)}
+    assert {(code, sentence) for _, code, sentence in told} == {
+        ("approval", ApprovalError.public_sentence)
+    }
+    (closed,) = (event for event in events if isinstance(event, RoundClosed))
+    assert set(closed.sites) == {"east", "west"}
+    refused = read_journal(folder / "sites" / "north" / "work" / "journal.jsonl")
+    assert all(isinstance(event, Refused) and event.code == "approval" for event in refused)
 
 
 def _with_vector(reply: Message, change: Callable[[bytes], bytes]) -> Message:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.cli.build import build_fab_from_disk
 from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeRequest
 from starlette.types import Receive, Scope, Send
 
 import coordinator.serve
 from coordinator.control import Control
-from coordinator.serve import CoordinatorPlace, _Study, _write_app, coordinator_programs
+from coordinator.serve import CoordinatorPlace, _Study, coordinator_programs
 from ppfl.errors import (
     DiskFullError,
     KeyMaterialError,
@@ -124,7 +121,7 @@ class _Runs:
     def register(self, sites: dict[str, str]) -> None:
         self._do(f"register {', '.join(sites)}")
 
-    def start_run(self, _app: Path) -> int:
+    def start_run(self, _bundle: bytes) -> int:
         self._do("start")
         return 7
 
@@ -290,13 +287,6 @@ def test_the_dashboard_runs_beside_them_on_the_loopback_interface(tmp_path: Path
     command = " ".join(map(str, dashboard.command))
     assert f"-m coordinator.dashboard {tmp_path} --port 3 --token-file {place.folder}" in command
     assert place.dashboard.listen == "127.0.0.1"
-
-
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's
-def test_the_coordinators_app_brings_no_code(tmp_path: Path) -> None:
-    app = build_fab_from_disk(_write_app(tmp_path / "app"))
-    with ZipFile(BytesIO(app)) as fab:
-        assert not [name for name in fab.namelist() if name.endswith(".py")]
 
 
 def test_flowers_programs_call_nobody(tmp_path: Path) -> None:

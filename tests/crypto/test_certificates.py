@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 
 from ppfl.crypto import certificates as module
 from ppfl.crypto.certificates import (
@@ -43,6 +45,19 @@ def files(tmp_path: Path) -> _Files:
     made.key.write_text(server.key)
     made.key.chmod(0o600)
     return made
+
+
+def test_the_authority_s_key_and_the_server_s_are_p_384(files: _Files) -> None:
+    for certificate, key in (
+        (files.authority.read_bytes(), files.issuer.key.encode()),
+        (files.certificate.read_bytes(), files.key.read_bytes()),
+    ):
+        issued = load_pem_x509_certificate(certificate)
+        public = issued.public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        assert isinstance(public.curve, ec.SECP384R1)
+        assert isinstance(issued.signature_hash_algorithm, SHA384)
+        assert load_pem_private_key(key.strip(), None).public_key() == public
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])

@@ -23,16 +23,25 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.interceptors import (
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
 from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from coordinator.control import Control
 from coordinator.gateway import FLEET_ROUTES
-from coordinator.serve import _APP
+from ppfl.errors import ApprovalError
+from ppfl.federation import read_events
+from ppfl.federation.journal import Refused
 from ppfl.running import read_running
-from ppfl.settings import Connection
+from ppfl.settings import Connection, SiteFile
+from sites.bundle import _APP
 from sites.reach import check_coordinator
 from tests.coordinator.certificates import openssh_line, write_certificates
 
@@ -43,13 +52,14 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import ServerApp
 from ppfl.federation import Journal
 from ppfl.federation.journal import StudyClosed
-from sites.messages import read_sealed, write_sealed
+from sites.messages import read_answer, read_sealed, write_sealed
 
 app = ServerApp()
 
 @app.main()
 def main(grid, context):
-    while not (nodes := list(grid.get_node_ids())):
+    run = Path(os.environ["PPFL_RUN"])
+    while not (nodes := list(grid.get_node_ids())) or not (run / "go").exists():
         time.sleep(0.2)
     sent, content = os.urandom(12_000_000), RecordDict()
     write_sealed(content, "v", sent)
@@ -57,8 +67,12 @@ def main(grid, context):
     waiting = list(grid.push_messages([message]))
     while not (replies := list(grid.pull_messages(waiting))):
         time.sleep(0.2)
+    if "refusal" in replies[0].content:
+        refusal = read_answer(replies[0].content)
+        (run / "refused").write_text(f"{refusal.site} {refusal.code}: {refusal.sentence}")
+        raise RuntimeError("refused")
     assert read_sealed(replies[0].content, "v") == sent[::-1]
-    journal = Journal(Path(os.environ["PPFL_RUN"]) / "journal.jsonl")
+    journal = Journal(run / "journal.jsonl")
     journal.write(StudyClosed(rounds=1, sites=("a",), model_sha256="0" * 64, seconds=1.0))
 """
 _CLIENT = """
@@ -91,10 +105,12 @@ import json, logging, sys
 from pathlib import Path
 import coordinator.serve
 from coordinator.serve import CoordinatorPlace, serve_coordinator
+from flwr.cli.build import build_fab_from_disk
 logging.basicConfig(level=logging.INFO)
 told = json.loads(sys.argv[1])
 folder = Path(told["folder"])
-coordinator.serve._write_app = lambda _: folder / "app"
+bundles = [build_fab_from_disk(folder / "app"), coordinator.serve.app_bundle()]
+coordinator.serve.app_bundle = lambda: bundles.pop(0)
 assert serve_coordinator(CoordinatorPlace(
     folder=folder / "coordinator", run=folder / "run", listen="127.0.0.1", port=told["port"],
     superlink_port=told["superlink_port"], certificate=folder / "server.crt",
@@ -105,18 +121,25 @@ assert serve_coordinator(CoordinatorPlace(
 _SITE = """
 import json, logging, sys
 from pathlib import Path
+import sites.serve
+from ppfl.errors import ElsewhereError
 from sites.serve import serve_site
 logging.basicConfig(level=logging.INFO)
 told = json.loads(sys.argv[1])
 folder = Path(told["folder"])
-serve_site(
-    site_file=folder / "a site" / "site.toml", superlink=f"127.0.0.1:{told['port']}",
-    authority=folder / "ca.crt", node_key=folder / "node.key", node_port=told["node_port"],
-    folder=folder / "site", each=lambda: None,
-)
+sites.serve._ELSEWHERE_S = told["elsewhere_s"]
+try:
+    serve_site(
+        site_file=folder / "a site" / "site.toml", superlink=f"127.0.0.1:{told['port']}",
+        authority=folder / "ca.crt", node_key=folder / "node.key", node_port=told["node_port"],
+        folder=folder / told["site"], each=lambda: None,
+    )
+except ElsewhereError as error:
+    sys.exit(f"{error.exit_code}: {error}")
 """
 
 
+_FIRST = {"site": "site", "elsewhere_s": 180}
 _UNTYPED = {"/docs", "/openapi.json", "/v1/runtime/responses"}
 _ROUTES = {path for _, path in PROTOBUF_REQUEST_TYPES} | _UNTYPED
 
@@ -131,24 +154,31 @@ def told(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "node.key").chmod(0o600)
     with_code = deepcopy(_APP)
     with_code["tool"]["flwr"]["app"]["components"]["clientapp"] = "evil:app"
+    site = SiteFile(name="a", data=tmp_path)
     for name, text in {
         "app/pyproject.toml": tomli_w.dumps(with_code),
         "app/evil.py": f"open({str(tmp_path / 'executed')!r}, 'w')\n{_CLIENT}",
         "stand_in/sitecustomize.py": _STAND_IN,
+        "a site/site.toml": site.to_toml(),
         "server.py": _SERVER,
         "client.py": _CLIENT,
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "run").mkdir()
-    ports = dict(zip(("port", "superlink_port", "node_port"), _free_ports(3), strict=True))
-    return {"folder": str(tmp_path), "sites": {"a": openssh_line(key)}} | ports
+    names = ("port", "superlink_port", "node_port", "second_port")
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    return {"folder": str(tmp_path), "sites": {"a": openssh_line(key)}} | ports | _FIRST
 
 
 @pytest.mark.slow
 def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
     told: dict[str, Any], tmp_path: Path
 ) -> None:
+    """The first run brings code and is refused, the second is the coordinator's own.
+
+    Meanwhile a second machine with the site's folder is refused, and whoever asks for work.
+    """
     log = tmp_path / "coordinator" / "superlink.log"
     processes = [_start(_COORDINATOR, told, f"coordinator.server_app={tmp_path}/server.py")]
     try:
@@ -172,7 +202,16 @@ def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
         coordinator, site = processes
         control = Control(told["superlink_port"], tmp_path / "ca.crt")
         _until(lambda: control.connected() == {"a"})
+        _require_secrets(told)
+        second = told | {"site": "second", "node_port": told["second_port"], "elsewhere_s": 0}
+        other = _start(_SITE, second, "", stderr=subprocess.PIPE)
+        processes.append(other)
+        _, errors = other.communicate(timeout=240)
+        assert "another SuperNode of this site is connected, or was until a minute" in errors
+        assert errors.splitlines()[-1].startswith("47: another SuperNode of this site is connected")
+        assert control.connected() == {"a"}
         control.close()
+        (tmp_path / "run" / "go").touch()
         assert read_running(tmp_path / "coordinator").pid == coordinator.pid
         assert _listening(coordinator) == {told["port"], told["superlink_port"]}
         assert coordinator.wait(timeout=240) == 0
@@ -184,7 +223,12 @@ def test_a_site_takes_part_through_the_gateway_and_a_stranger_does_not(
         for process in processes:
             process.kill()
             process.wait()
-    assert not (tmp_path / "executed").exists()  # the code that the run brought along
+    assert not (tmp_path / "executed").exists()  # the code that the first run brought along
+    answer = (tmp_path / "run" / "refused").read_text()
+    assert answer == f"a {ApprovalError.code}: {ApprovalError.public_sentence}"
+    (refused,) = read_events(tmp_path / "a site" / "work" / "journal.jsonl", Refused)
+    assert refused.code == ApprovalError.code
+    assert refused.reason.startswith("the run brings bundle ")
     secret = tmp_path / "coordinator" / "superexec.secret"
     assert secret.stat().st_mode & 0o777 == 0o600
 
@@ -199,10 +243,45 @@ def _connection(told: dict[str, Any]) -> Connection:
     )
 
 
-def _start(code: str, told: dict[str, Any], stand_in: str) -> subprocess.Popen[bytes]:
+def _require_secrets(told: dict[str, Any]) -> None:
+    """Ask SuperLink and the SuperNode for work at their own ports, as whoever is on the machine."""
+    folder = Path(told["folder"])
+    trusted = (folder / "ca.crt").read_bytes()
+    for where, port, authority in (
+        ("coordinator", told["superlink_port"], trusted),
+        ("site", told["node_port"], None),
+    ):
+        own = (folder / where / "superexec.secret").read_bytes()
+        answers = [_acquire(port, authority, secret) for secret in (None, os.urandom(32), own)]
+        assert answers == [401, 401, 200]
+
+
+def _acquire(port: int, authority: bytes | None, secret: bytes | None) -> int:
+    """What a SuperExec gets that can do no kind of work, and so takes none from the real one."""
+    interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+    if secret is not None:
+        signing = SuperExecAuthHttpInterceptor(
+            master_secret=secret, protected_methods=["/flwr.proto.Runtime/AcquireTask"]
+        )
+        interceptors.append(signing)
+    client = RuntimeHttpClient.from_server_address(
+        f"127.0.0.1:{port}", authority is None, authority, interceptors
+    )
+    with client:
+        try:
+            client.AcquireTask(AcquireTaskRequest())
+        except httpx.HTTPStatusError as error:
+            return error.response.status_code
+    return 200
+
+
+def _start(
+    code: str, told: dict[str, Any], stand_in: str, *, stderr: int | None = None
+) -> subprocess.Popen[str]:
     places = [f"{told['folder']}/stand_in", *filter(None, sys.path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "STAND_IN": stand_in}
-    return subprocess.Popen([sys.executable, "-c", code, json.dumps(told)], env=environment)
+    command = [sys.executable, "-c", code, json.dumps(told)]
+    return subprocess.Popen(command, env=environment, stderr=stderr, text=True)
 
 
 def _ask_everything(client: httpx.Client, headers: dict[str, str]) -> dict[str, int]:
@@ -222,7 +301,7 @@ def _signature(path: Path) -> dict[str, str]:
     return {name: value for name, value in request.headers.items() if name.startswith("flwr-")}
 
 
-def _listening(process: subprocess.Popen[bytes]) -> set[int]:
+def _listening(process: subprocess.Popen[str]) -> set[int]:
     """Ports that a process and its children listen on, all on the loopback interface."""
     children = psutil.Process(process.pid).children(recursive=True)
     sockets = [c for child in children for c in child.net_connections("tcp")]

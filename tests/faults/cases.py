@@ -97,6 +97,15 @@ def _stop_until_given_up(live: LiveFederation, _: Line) -> None:
         assert process.status() == psutil.STATUS_ZOMBIE
 
 
+def _stop_until_killed(program: str) -> Strike:
+    def strike(live: LiveFederation, _: Line) -> None:
+        _training(live)
+        process = live.strike(COORDINATOR, program, signal.SIGSTOP)
+        live.wait_for(lambda: not process.is_running(), seconds=_LONG_S)
+
+    return strike
+
+
 def _runs(live: LiveFederation) -> int:
     return sum(isinstance(event, StudyStarted) for event in live.events())
 
@@ -193,6 +202,18 @@ FAULTS = (
         _kill_gateway,
         once=True,
         bits_per_s=_SLOW,
+    ),
+    Fault(
+        "stopped-superlink",
+        "`kill -STOP` of SuperLink until the coordinator kills it, after a minute",
+        _TRAINS,
+        _stop_until_killed("superlink"),
+    ),
+    Fault(
+        "stopped-gateway",
+        "`kill -STOP` of the gateway until the coordinator kills it, after a minute",
+        _TRAINS,
+        _stop_until_killed("gateway"),
     ),
     Fault("site", "a site's machine loses power and starts again", _TRAINS, _power_cut(STRUCK)),
     Fault(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import Context, RecordDict
 
-import sites.client_app
+import sites.answering
 from ppfl.settings import SiteFile, Study
 
 _HANG_IN_C = "import re; re.match('(a+)+$', 'a' * 60 + 'b')"  # holds the interpreter for years
@@ -40,13 +40,11 @@ def test_a_clientapp_with_its_own_process_ends_after_the_studys_deadline(
     config: str, expected: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds: list[float] = []
-    monkeypatch.setattr(
-        sites.client_app, "ends_after", lambda s: seconds.append(s) or nullcontext()
-    )
+    monkeypatch.setattr(sites.answering, "ends_after", lambda s: seconds.append(s) or nullcontext())
     study = SimpleNamespace(federation=SimpleNamespace(deadline_s=5.0))
     monkeypatch.setattr(Study, "read", lambda _: study)
     site = SiteFile(name="a", data=tmp_path)
     context = Context(1, 1, {config: "0"}, RecordDict(), {})
-    with sites.client_app._ending_late(site, context):
+    with sites.answering._ending_late(site, context):
         pass
     assert seconds == expected

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.supercore.error import ApiErrorCode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from ppfl.errors import ElsewhereError
 from ppfl.uploads import read_uploads
 from sites.flower import flower_environment
 from sites.node_process import _Telling
@@ -31,29 +35,38 @@ def _asks_again(site: Site) -> Callable[[], bool]:
     return lambda: sum(seen.path == _PULL for seen in site.link.seen) > before
 
 
-def test_a_supernode_outlives_hang_ups_in_the_handshake_and_ends_when_it_gives_up(
-    tmp_path: Path,
-) -> None:
-    write_certificates(tmp_path)
-    log = tmp_path / "supernode.log"
-    with gateway(tmp_path) as site, Line(site.port) as line, log.open("wb") as output:
-        site.link.answer = [ActivateNodeResponse(node_id=7).SerializeToString()]
-        form = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-        key = site.key.private_bytes(serialization.Encoding.PEM, *form)
-        (tmp_path / "node.key").write_bytes(key)
+@contextmanager
+def _supernode(site: Site, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, which writes to supernode.log; the coordinator is at a port."""
+    form = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    key = site.key.private_bytes(serialization.Encoding.PEM, *form)
+    (folder / "node.key").write_bytes(key)
+    with (folder / "supernode.log").open("wb") as output:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "sites.node_process", tmp_path),
-                *("--superlink", f"127.0.0.1:{line.port}"),
-                *("--root-certificates", tmp_path / "ca.crt"),
-                *("--auth-supernode-private-key", tmp_path / "node.key"),
+                *(sys.executable, "-P", "-m", "sites.node_process", folder),
+                *("--superlink", f"127.0.0.1:{port}", "--root-certificates", folder / "ca.crt"),
+                *("--auth-supernode-private-key", folder / "node.key"),
                 *("--host", "127.0.0.1", "--port", str(free_port()), "--isolation", "process"),
             ],
-            env=flower_environment(tmp_path / "flower"),
+            env=flower_environment(folder / "flower"),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_supernode_outlives_hang_ups_in_the_handshake_and_ends_when_it_gives_up(
+    tmp_path: Path,
+) -> None:
+    write_certificates(tmp_path)
+    with gateway(tmp_path) as site, Line(site.port) as line:
+        site.link.answer = [ActivateNodeResponse(node_id=7).SerializeToString()]
+        with _supernode(site, tmp_path, line.port) as process:
             wait_until(_asks_again(site))
             line.cut()
             wait_until(lambda: line.refused > 0)
@@ -61,10 +74,21 @@ def test_a_supernode_outlives_hang_ups_in_the_handshake_and_ends_when_it_gives_u
             wait_until(_asks_again(site))
             site.link.status = 400
             assert process.wait(timeout=30) == 1
-        finally:
-            process.kill()
-            process.wait()
-    assert b"SSL/TLS handshake error" not in log.read_bytes()
+    assert b"SSL/TLS handshake error" not in (tmp_path / "supernode.log").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED, ElsewhereError.exit_code), (2001, 1)],
+)
+def test_a_supernode_ends_with_a_code_of_its_own_where_superlink_has_another(
+    code: int, exit_code: int, tmp_path: Path
+) -> None:
+    write_certificates(tmp_path)
+    with gateway(tmp_path) as site:
+        site.link.status, site.link.answer = 412, [b'{"code":%d,"detail":"No."}' % code]
+        with _supernode(site, tmp_path, site.port) as process:
+            assert process.wait(timeout=240) == exit_code
 
 
 def test_both_ends_say_how_much_of_an_answer_has_passed(tmp_path: Path) -> None:

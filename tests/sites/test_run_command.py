@@ -16,7 +16,13 @@ import coordinator.run_command
 import sites.run_command
 import sites.serve
 from coordinator.serve import CoordinatorPlace
-from ppfl.errors import ApprovalError, RunError, SettingsError, UnreachableError
+from ppfl.errors import (
+    ApprovalError,
+    ElsewhereError,
+    RunError,
+    SettingsError,
+    UnreachableError,
+)
 from ppfl.federation import Journal
 from ppfl.federation.journal import SiteEnrolled
 from ppfl.processes import Program, Supervisor
@@ -110,6 +116,21 @@ def test_a_path_that_flower_would_misread_is_refused(tmp_path: Path) -> None:
             folder=tmp_path,
             each=lambda: None,
         )
+
+
+def test_a_supernode_that_superlink_has_elsewhere_is_said_once_and_given_up_after_three_minutes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(sites.serve.time, "monotonic", lambda: now[0])
+    elsewhere = sites.serve._Elsewhere()
+    for now[0], code in ((0, 47), (170, 47), (171, 1), (175, 47), (350, 47)):
+        elsewhere(code)
+    said = "another SuperNode of this site is connected, or was until a minute ago"
+    assert [message.startswith(said) for message in caplog.messages] == [True, True]
+    now[0] = 356
+    with pytest.raises(ElsewhereError, match="is connected to the coordinator, and stays"):
+        elsewhere(47)
 
 
 def test_a_coordinator_serves_what_its_settings_say(
