@@ -49,7 +49,8 @@ class Reached:
     """A coordinator that answered with a certificate of the federation's authority.
 
     ``expires`` is the certificate's end. ``ahead_s`` is by how many seconds this machine's clock
-    is ahead of the coordinator's, within about one; it is None if the answer told no time.
+    is ahead of the coordinator's, within about one, and at least if the answer took long; it is
+    None if the answer told no time.
     ``status`` is what HTTP said of SuperLink's health, 200 if it runs.
     """
 
@@ -163,13 +164,13 @@ def _ask(connection: Connection, trusted: ssl.SSLContext) -> Reached:
         asked = _now()
         peer.request("GET", "/health")
         answer = peer.getresponse()
-        now = (asked + _now()) / 2
+        answered = _now()
         answer.read()
     finally:
         peer.close()
     return Reached(
         expires=shown.not_valid_after_utc,
-        ahead_s=_ahead(now, answer.getheader("date")),
+        ahead_s=_ahead(asked, answered, answer.getheader("date")),
         status=answer.status,
     )
 
@@ -236,12 +237,16 @@ def _now() -> float:
     return time.time()
 
 
-def _ahead(now: float, date: str | None) -> float | None:
+def _ahead(asked: float, answered: float, date: str | None) -> float | None:
+    """How far this clock is ahead of the one that told the date at some moment between the two.
+
+    Of what is possible it is the least: a machine that is busy has no wrong clock.
+    """
     try:
-        theirs = parsedate_to_datetime(date or "")
+        theirs = parsedate_to_datetime(date or "").timestamp() + _DATE_S
     except ValueError:
         return None
-    return now - (theirs.timestamp() + _DATE_S)
+    return max(asked - theirs, min(answered - theirs, 0.0))
 
 
 def _utc(moment: float) -> str:

@@ -168,6 +168,17 @@ def test_a_whole_process_whose_clock_is_off(
 
 
 @pytest.mark.parametrize(
+    ("asked", "answered", "ahead_s"),
+    [(30, 31, 19), (-5, 15, 0), (9, 40, 0), (-70, -60, -71), (12, 60, 1), (11, 11, 0)],
+)
+def test_an_answer_that_takes_long_is_no_wrong_clock(
+    asked: float, answered: float, ahead_s: float
+) -> None:
+    assert sites.reach._ahead(asked, answered, "Thu, 01 Jan 1970 00:00:10 GMT") == ahead_s
+    assert sites.reach._ahead(asked, answered, "once") is None
+
+
+@pytest.mark.parametrize(
     ("ahead_s", "well"), [(4.9, True), (5.1, False), (-299, True), (-301, False), (None, True)]
 )
 def test_clocks_may_differ_by_what_flower_allows(ahead_s: float | None, well: bool) -> None:
