@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flwr.proto.control_pb2 import ListNodesResponse
@@ -31,7 +32,7 @@ from ppfl.federation.journal import (
 )
 from ppfl.running import Running
 from ppfl.settings import CoordinatorFile, Study
-from ppfl.uploads import Uploads
+from ppfl.uploads import Uploads, read_uploads
 from simulations.main import _app
 from tests.deployed import SITES, draft
 
@@ -135,6 +136,8 @@ def test_what_runs_and_who_is_connected(folder: Path, monkeypatch: pytest.Monkey
     _write(folder, *_FIRST, *_LOST)
     uploads = Uploads(folder / "run" / "uploads.json")
     uploads.begin("beta")
+    last = read_uploads(folder / "run" / "uploads.json")["beta"].last
+    monkeypatch.setattr(coordinator.status, "time", Mock(time=lambda: last + 3))
     result = CliRunner().invoke(_app, ["coordinator", "status", str(folder)])
     assert result.stdout.splitlines() == [
         "study tiny: running",
@@ -142,7 +145,7 @@ def test_what_runs_and_who_is_connected(folder: Path, monkeypatch: pytest.Monkey
         "the last run ended: quorum: One of two.",
         "site alpha: connected; answered in round 2",
         "site beta: not connected; failed in round 2: deadline; "
-        "sends, 0.0 MB so far, the last of it 0 s ago",
+        "sends, 0.0 MB so far, the last of it 3 s ago",
         "superlink: running, process 7, started 2 times",
         "gateway: ended, started 2 times",
     ]
