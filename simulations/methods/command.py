@@ -17,7 +17,7 @@ from ppfl.report import CellResult, write_methods
 from ppfl.xray import Scanner, write_phantoms
 from simulations.methods.cells import cells_done, run_cell
 from simulations.methods.methods import METHODS, SCENARIOS, choose_methods
-from simulations.scenario import read_scenario
+from simulations.scenario import read_scenario, scenario_name
 from simulations.tables import figure_table
 
 _talk = Console(stderr=True)
@@ -70,7 +70,7 @@ def compare_methods(
         for name in names
         for method in chosen
     }
-    titles = {name: Path(name).stem for name in names}
+    titles = {name: scenario_name(name) for name in names}
     results: list[CellResult] = []
     for number, ((name, key), scenario) in enumerate(cells.items(), start=1):
         method = next(method for method in chosen if method.key == key)
