@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,17 +59,25 @@ def train_local(study: Study, folder: Path, name: str, tell: Callable[[str], Non
     return _train(study, folder, sites, place, seed=site_seed(study, name), tell=tell)
 
 
-def train_pooled(study: Study, folder: Path, tell: Callable[[str], None]) -> Baseline:
+def train_pooled(
+    study: Study, folder: Path, tell: Callable[[str], None], *, shared: Path | None = None
+) -> Baseline:
     """The model of all sites' X-rays in one place: as many passes over each as in the federation.
 
     So it takes as many steps as all sites together. Its seed is that of the first site.
+
+    In a folder ``shared`` it is kept for all studies that train alike on the same X-rays, however
+    these lie at the sites; the first of them trains it, in the order in which its sites hold them.
 
     Raises:
         PpflError: X-rays cannot be used, or training failed.
     """
     seed = site_seed(study, study.federation.sites[0])
     sites = site_files(study, folder)
-    return _train(study, folder, sites, folder / BASELINES / "pooled", seed=seed, tell=tell)
+    place = folder / BASELINES / "pooled"
+    if shared is not None:
+        place = shared / f"pooled-{_digest(study, sites, seed=seed)[:16]}"
+    return _train(study, folder, sites, place, seed=seed, tell=tell)
 
 
 def run_without_encryption(folder: Path) -> Outcome:
@@ -147,6 +157,18 @@ def _train(
     replace_private(done, [trained.model_dump_json().encode()])  # last: with it, it is done
     last.unlink(missing_ok=True)
     return Baseline(model, trained)
+
+
+def _digest(study: Study, sites: Sequence[SiteFile], *, seed: int) -> str:
+    """Of all that a training without a federation depends on, but for the images' order."""
+    records = sorted(
+        [str(record.path), record.label, record.group]
+        for site in sites
+        for record in XRays(site, study).records("train")
+    )
+    options = study.images, study.model, _without_federation(study.training)
+    told = [study.classes, seed, *(each.model_dump(mode="json") for each in options), records]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _without_federation(options: TrainingOptions) -> TrainingOptions:
