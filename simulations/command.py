@@ -38,7 +38,7 @@ def simulate(
     resume: Annotated[Path | None, typer.Option(help="go on with the run in a folder")] = None,
     in_process: Annotated[bool, typer.Option(help="without Flower's processes")] = False,
     compare: Annotated[
-        str, typer.Option(help="train these beside it: local,pooled,plaintext")
+        str, typer.Option(help="train these beside it: local,pooled,plaintext,unrounded")
     ] = "",
     hold_out: Annotated[str, typer.Option(help="a hospital that takes no part, to test on")] = "",
     actors: Annotated[int, typer.Option(help="hospitals at work at one time", min=1)] = 1,

@@ -12,6 +12,7 @@ from ppfl.report.shortcuts import (
     ShortcutsResult,
     SiteAuroc,
     SiteProbe,
+    SiteSensitivity,
     View,
     write_shortcuts,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ShortcutsResult",
     "SiteAuroc",
     "SiteProbe",
+    "SiteSensitivity",
     "Summary",
     "View",
     "method_findings",

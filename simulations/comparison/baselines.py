@@ -21,7 +21,7 @@ from ppfl.learning.models import build_study_model, get_parameters, set_paramete
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import Section, SiteFile, Study, TrainingOptions, read_settings
-from simulations.outcome import Outcome, prepare_or_resume, run_to_end, site_files
+from simulations.outcome import prepare_or_resume, run_to_end, site_files
 from simulations.scenario import Scenario
 from sites.hospital import site_seed
 from sites.xrays import XRays
@@ -30,6 +30,7 @@ BASELINES = "baselines"
 """The folder of a run in which its baselines are trained."""
 
 _PLAINTEXT = "unsafe_plaintext"
+_UNROUNDED_BITS = 40  # the most that a study allows; a float32 has 24
 
 
 class Trained(Section):
@@ -80,22 +81,26 @@ def train_pooled(
     return _train(study, folder, sites, place, seed=seed, tell=tell)
 
 
-def run_without_encryption(folder: Path) -> Outcome:
-    """The same federation over the same X-rays from the same seed, under custody unsafe_plaintext.
+def run_without_encryption(folder: Path, *, rounded: bool = True) -> Path:
+    """Where the same federation ran over the same X-rays from the same seed, unsafe_plaintext.
 
-    Its values are rounded as under encryption, and its models are the same, bit for bit.
+    Its values are rounded as under encryption, and its models are the same, bit for bit; or they
+    are not ``rounded``, but for the last of so many bits that a float32 has fewer.
 
     Raises:
         PpflError: as for ``prepare`` and ``run_to_end``.
     """
     scenario = read_settings(folder / "scenario.toml", Scenario)
     encryption = scenario.study.get("encryption", {}) | {"custody": _PLAINTEXT}
+    if not rounded:
+        encryption["value_bits"] = _UNROUNDED_BITS
     study = scenario.study | {"encryption": encryption}
     # a vault gives the same images, and cannot be opened without a key
     simulation = scenario.simulation.model_copy(update={"vault": False})
-    plain = folder / BASELINES / "plaintext"
+    plain = folder / BASELINES / ("plaintext" if rounded else "unrounded")
     prepare_or_resume(Scenario(study=study, simulation=simulation), plain)
-    return run_to_end(plain)
+    run_to_end(plain)
+    return plain
 
 
 def _train(
