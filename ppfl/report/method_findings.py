@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from statistics import fmean
 from typing import Literal
 
@@ -80,8 +81,15 @@ def _difference(
         return []
     if len(ours.patients) < _FEWEST:
         return []
+    return [_interval(ours, base, answers, cell.seed)]
+
+
+@lru_cache(maxsize=4096)  # a table is written after each of its cells
+def _interval(
+    ours: CellFigures, base: CellFigures, answers: Callable[[CellFigures], Answers], seed: int
+) -> Interval:
     groups = np.repeat(np.arange(len(ours.patients)).astype(np.str_), ours.patients)
-    return [difference_interval(answers(ours), groups, answers(base), groups, seed=cell.seed)]
+    return difference_interval(answers(ours), groups, answers(base), groups, seed=seed)
 
 
 def _verdict(found: Sequence[Interval]) -> Verdict:

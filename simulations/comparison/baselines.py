@@ -156,6 +156,7 @@ def _train(
         normalisation,
         study.images.cipher,
         group_norm=study.model.batch_norm == "group",
+        equalise=study.images.equalise,
     )
     model.write(kept, study=study.fingerprint())
     trained = Trained(images=len(data.labels), steps=steps, minutes=round(seconds / 60, 2))

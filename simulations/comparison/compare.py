@@ -142,6 +142,7 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
             read_records(path, classes=study.classes),
             classes=study.classes,
             size=study.images.size,
+            equalise=study.images.equalise,
             cache=folder / HELD_OUT / name / "cache",
         )
         others = [

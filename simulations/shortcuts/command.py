@@ -62,7 +62,13 @@ def measure_shortcuts(
     agreed = _read_study(study, model, unseen=unseen)
     _talk.print("reading X-rays")
     fit_side, test_side = read_sides(
-        data, classes=kept.classes, size=kept.size, study=agreed, lungs=lungs, seed=_SEED
+        data,
+        classes=kept.classes,
+        size=kept.size,
+        equalise=kept.equalise,
+        study=agreed,
+        lungs=lungs,
+        seed=_SEED,
     )
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     held_out = None

@@ -66,7 +66,9 @@ def _collection(folder: Path, *, marked: str) -> Path:
 
 
 def _sides(folder: Path, lungs: Path | None = None) -> tuple[Side, Side]:
-    return read_sides(folder, classes=_CLASSES, size=_SIZE, study=None, lungs=lungs, seed=1)
+    return read_sides(
+        folder, classes=_CLASSES, size=_SIZE, equalise="none", study=None, lungs=lungs, seed=1
+    )
 
 
 def _untrained() -> StudyModel:
