@@ -21,7 +21,7 @@ from simulations.dealing import held_out_xrays
 from simulations.prepare import prepare
 from simulations.progress import RunProgress
 from simulations.runner import run_in_flower, run_in_process
-from simulations.scenario import read_scenario
+from simulations.scenario import read_scenario, scenario_name
 from sites.printing import tell_left_out
 
 _talk = Console(stderr=True)
@@ -38,7 +38,7 @@ def simulate(
     resume: Annotated[Path | None, typer.Option(help="go on with the run in a folder")] = None,
     in_process: Annotated[bool, typer.Option(help="without Flower's processes")] = False,
     compare: Annotated[
-        str, typer.Option(help="train these beside it: local,pooled,plaintext")
+        str, typer.Option(help="train these beside it: local,pooled,plaintext,unrounded")
     ] = "",
     hold_out: Annotated[str, typer.Option(help="a hospital that takes no part, to test on")] = "",
     actors: Annotated[int, typer.Option(help="hospitals at work at one time", min=1)] = 1,
@@ -56,7 +56,7 @@ def simulate(
         if not (folder / "study.toml").exists():
             raise RunError(f"{folder}: holds no run to resume")
     else:
-        folder = out or Path("runs") / Path(scenario).stem
+        folder = out or Path("runs") / scenario_name(scenario)
         chosen = read_scenario(
             scenario,
             rounds=rounds,

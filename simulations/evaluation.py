@@ -37,7 +37,10 @@ def evaluate_model(
     kept = StudyModel.read(model)
     tell_left_out(data, kept.classes)
     images = load_images(
-        read_records(data, classes=kept.classes), classes=kept.classes, size=kept.size
+        read_records(data, classes=kept.classes),
+        classes=kept.classes,
+        size=kept.size,
+        equalise=kept.equalise,
     )
     metrics = compute_metrics(kept.evaluate(images), kept.classes).to_dict()
     if as_json:
@@ -60,7 +63,12 @@ def predict_images(
         raise DataError(
             f"{folder}: a folder", hint="name files; for labelled folders: ppfl evaluate"
         )
-    pixels = np.stack([np.asarray(read_grey(path, size=kept.size).picture) for path in images])
+    pixels = np.stack(
+        [
+            np.asarray(read_grey(path, size=kept.size, equalise=kept.equalise).picture)
+            for path in images
+        ]
+    )
     told: list[dict[str, Any]] = [
         {"image": str(path), "class": kept.classes[int(row.argmax())]}
         | {"probabilities": dict(zip(kept.classes, map(float, row), strict=True))}

@@ -63,7 +63,7 @@ def prepare_or_resume(scenario: Scenario, folder: Path) -> None:
     """Make the folder of a run, if it was not made before.
 
     Raises:
-        RunError: it was made for other settings.
+        RunError: it was made for other settings, or holds results and no run.
         PpflError: as for ``prepare``.
     """
     if (folder / "study.toml").exists():
@@ -73,13 +73,19 @@ def prepare_or_resume(scenario: Scenario, folder: Path) -> None:
                 f"{folder}: was begun with other settings or other X-rays", hint="another --out"
             )
         return
+    if next(folder.glob("*.json"), None):
+        raise RunError(
+            f"{folder}: holds results, but no study.toml; it is left as it is", hint="another --out"
+        )
     if folder.exists():
         shutil.rmtree(folder)  # begun and cut off: its key is lost with it
     prepare(scenario, folder)
 
 
-def run_to_end(folder: Path) -> Outcome:
+def run_to_end(folder: Path, *, report: bool = True) -> Outcome:
     """Train, from the start or from the last complete round; a complete run is only read.
+
+    ``report`` is as for ``run_in_process``.
 
     Raises:
         PpflError: the study failed; or its sites' models do not do as well as they told the
@@ -87,7 +93,7 @@ def run_to_end(folder: Path) -> Outcome:
     """
     journal = folder / "journal.jsonl"
     if not journal.exists() or summarise(read_journal(journal)).closed is None:
-        run_in_process(folder)
+        run_in_process(folder, report=report)
     events = read_journal(journal)
     summary = summarise(events)
     study = Study.read(folder / "study.toml")

@@ -29,8 +29,10 @@ _POLL_S = 0.5
 _START_S = 60.0
 
 
-def run_in_process(folder: Path) -> None:
+def run_in_process(folder: Path, *, report: bool = True) -> None:
     """Run the study in this process, without Ray, from its first or its last complete round.
+
+    Without ``report`` no report.html is drawn, which takes longer than a short study's rounds.
 
     Raises:
         PpflError: the study cannot go on; the folder keeps all complete rounds.
@@ -42,8 +44,9 @@ def run_in_process(folder: Path) -> None:
         Coordinator(grid, folder).run(resume=True)
     finally:
         del os.environ["PPFL_RUN"]
-        with suppress(PpflError):
-            write_report(folder)
+        if report:
+            with suppress(PpflError):
+                write_report(folder)
 
 
 def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:

@@ -89,6 +89,11 @@ def read_scenario(
     return check_settings(table, Scenario, where=source)
 
 
+def scenario_name(source: str) -> str:
+    """What a scenario's folder is called: its name, or its file's without ``.toml``."""
+    return Path(source).name.removesuffix(".toml")  # a stem would end at the dot of dirichlet-0.5
+
+
 def _read_table(source: str) -> dict[str, Any]:
     path = Path(source) if source.endswith(".toml") else SCENARIOS / f"{source}.toml"
     try:

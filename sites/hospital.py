@@ -367,6 +367,7 @@ class Hospital:
             normalisation,
             self.study.images.cipher,
             group_norm=self.study.model.batch_norm == "group",
+            equalise=self.study.images.equalise,
         )
         kept.write(self.site.work / name, study=self.study.fingerprint())
 

@@ -21,7 +21,7 @@ from ppfl.learning.images import ImageSet, load_images, order_images
 from ppfl.learning.sources import ImageRecord, count_left_out, match_class, read_records
 from ppfl.learning.splits import Split, split_by_group
 from ppfl.settings import SiteFile, Study
-from ppfl.xray.pictures import shrink
+from ppfl.xray.pictures import Equalise, shrink
 from ppfl.xray.vault import Failure, is_vault, open_folder, vault_files
 from ppfl.xray.vault_file import VaultKey
 from sites.cipher_images import to_cipher_images
@@ -70,10 +70,12 @@ class XRays:
         records = self.records(split)
         if split == "train" and not records:
             raise DataError(f"{self._site.data}: no image to train on")
-        size = self._study.images.size
+        size, equalise = self._study.images.size, self._study.images.equalise
         if self._vault is None:
             cache = self._site.work / "cache"
-            return load_images(records, classes=self._study.classes, size=size, cache=cache)
+            return load_images(
+                records, classes=self._study.classes, size=size, equalise=equalise, cache=cache
+            )
         pixels = [self._vault.images[record] for record in records]
         labels = [self._study.classes.index(record.label) for record in records]
         images = np.array(pixels, np.uint8).reshape(-1, size, size)
@@ -103,7 +105,8 @@ class XRays:
             files = tuple((path, path.stat().st_mtime_ns) for path in paths)
         except OSError as error:
             raise DataError(f"{error.filename}: {error.strerror}") from None
-        return _open_vault(self._site, self._study.classes, self._study.images.size, files)
+        images = self._study.images
+        return _open_vault(self._site, self._study.classes, images.size, images.equalise, files)
 
 
 def vault_key(site: SiteFile) -> VaultKey:
@@ -129,7 +132,11 @@ class _Vault:
 
 @lru_cache(maxsize=16)  # a simulation runs several sites in one process
 def _open_vault(
-    site: SiteFile, classes: tuple[str, ...], size: int, files: tuple[tuple[Path, int], ...]
+    site: SiteFile,
+    classes: tuple[str, ...],
+    size: int,
+    equalise: Equalise,
+    files: tuple[tuple[Path, int], ...],
 ) -> _Vault:
     """What some classes find in a site's vault; ``files`` say whether it changed."""
     images: dict[ImageRecord, NDArray[np.uint8]] = {}
@@ -142,7 +149,7 @@ def _open_vault(
         label = match_class(found.label, classes)
         if label:
             record = ImageRecord(path, label, found.group)
-            picture = shrink(found.pixels, bits=found.bits, size=size)
+            picture = shrink(found.pixels, bits=found.bits, size=size, equalise=equalise)
             images[record] = np.asarray(picture)
         else:
             left_out[found.label] += 1

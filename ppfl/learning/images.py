@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ppfl.errors import DataError, UnreadableImageError
 from ppfl.learning.sources import ImageRecord
-from ppfl.xray.pictures import read_grey
+from ppfl.xray.pictures import Equalise, read_grey
 
 _CACHE_VERSION = 2  # to be raised when the same files would give another cache
 
@@ -41,10 +41,11 @@ def load_images(
     *,
     classes: Sequence[str],
     size: int,
+    equalise: Equalise = "none",
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ImageSet:
-    """The records' images, ``size`` pixels square, ordered as by :func:`order_images`.
+    """The records' images as `read_grey` gives them, ordered as by :func:`order_images`.
 
     ``cache`` is a folder in which the pixels are kept, for their owner's eyes only but in the
     clear, until a file's size or time of change differs; they are then mapped, not read.
@@ -61,7 +62,7 @@ def load_images(
             f"{strange.path}: class {strange.label}, but the classes are {', '.join(classes)}"
         )
     labels = np.array([index[record.label] for record in records], dtype=np.int64)
-    kept = _cache_file(cache, records, size=size) if cache and records else None
+    kept = _cache_file(cache, records, size=size, equalise=equalise) if cache and records else None
     shapes = (len(records), size, size), (len(records),)
     cached = read_arrays(kept, *shapes) if kept else None
     ordered = _Ordered(*cached) if cached else None
@@ -69,14 +70,18 @@ def load_images(
         progress(len(records))
     if ordered is None:
         paths = [record.path for record in records]
-        ordered = _order(decode_images(paths, size=size, progress=progress))
+        ordered = _order(decode_images(paths, size=size, equalise=equalise, progress=progress))
         if kept:
             write_arrays(kept, ordered.images, ordered.ranks)
     return ordered.with_labels(labels, [record.group for record in records])
 
 
 def decode_images(
-    paths: Sequence[Path], *, size: int, progress: Callable[[int], None] | None = None
+    paths: Sequence[Path],
+    *,
+    size: int,
+    equalise: Equalise = "none",
+    progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
     """The files' images (n, size, size), in the order of the paths.
 
@@ -86,7 +91,7 @@ def decode_images(
     images = np.empty((len(paths), size, size), dtype=np.uint8)
 
     def decode(i: int) -> None:
-        images[i] = np.asarray(read_grey(paths[i], size=size).picture)
+        images[i] = np.asarray(read_grey(paths[i], size=size, equalise=equalise).picture)
 
     # Threads suffice: pillow lets go of the interpreter while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -145,8 +150,10 @@ def _order(images: NDArray[np.uint8]) -> _Ordered:
     return _Ordered(images[np.argsort(ranks)], ranks)
 
 
-def _cache_file(cache: Path, records: Sequence[ImageRecord], *, size: int) -> Path:
-    """The file that holds these images at this size, if they were decoded before."""
+def _cache_file(
+    cache: Path, records: Sequence[ImageRecord], *, size: int, equalise: Equalise
+) -> Path:
+    """The file that holds these images like this, if they were decoded before."""
     try:
         stats = [record.path.stat() for record in records]
     except OSError as error:
@@ -155,7 +162,7 @@ def _cache_file(cache: Path, records: Sequence[ImageRecord], *, size: int) -> Pa
         [str(record.path), stat.st_size, stat.st_mtime_ns]
         for record, stat in zip(records, stats, strict=True)
     ]
-    text = json.dumps([_CACHE_VERSION, size, files])
+    text = json.dumps([_CACHE_VERSION, size, files, *([equalise] if equalise != "none" else [])])
     return cache / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
 
 

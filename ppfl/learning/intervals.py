@@ -31,6 +31,10 @@ _AT_ONCE = 500  # resamples in memory at one time
 NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
+Answers = NDArray[np.bool_] | NDArray[np.float64]
+"""Of each image, whether it was answered rightly, or the share of several models that did."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A figure and the interval that holds it with 95 % confidence."""
@@ -40,25 +44,23 @@ class Interval:
     high: float
 
 
-def accuracy_interval(
-    correct: NDArray[np.bool_], groups: NDArray[np.str_], *, seed: int
-) -> Interval:
-    """The share of right answers (n,) in [0, 1]; ``groups`` (n,) names each image's patient.
+def accuracy_interval(correct: Answers, groups: NDArray[np.str_], *, seed: int) -> Interval:
+    """The mean of answers (n,) in [0, 1]; ``groups`` (n,) names each image's patient.
 
     Raises:
         DataError: there is no image.
     """
     patients, member = np.unique(groups, return_inverse=True)
-    if len(patients) and correct.min() == correct.max():
+    if len(patients) and correct.min() == correct.max() and correct[0] in (0, 1):
         reach = (_OUTSIDE / 2) ** (1 / len(patients))
         return Interval(1.0, reach, 1.0) if correct.all() else Interval(0.0, 0.0, 1 - reach)
     return _interval(_Means(correct, member), len(patients), seed=seed)
 
 
 def difference_interval(
-    one: NDArray[np.bool_],
+    one: Answers,
     one_groups: NDArray[np.str_],
-    other: NDArray[np.bool_],
+    other: Answers,
     other_groups: NDArray[np.str_],
     *,
     seed: int,
@@ -124,7 +126,7 @@ def count_intervals(
 class _Means:
     """Accuracies of resamples, from how often each patient was drawn: (k, patients) to (k,)."""
 
-    def __init__(self, correct: NDArray[np.bool_], member: NDArray[np.intp]) -> None:
+    def __init__(self, correct: Answers, member: NDArray[np.intp]) -> None:
         self._right = np.bincount(member, weights=correct)
         self._images = np.bincount(member)
 

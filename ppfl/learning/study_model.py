@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from ppfl.learning.files import load_model, parameters_sha256, save_model
 from ppfl.learning.images import ImageSet
 from ppfl.learning.metrics import EvaluationCounts, evaluate, predict
 from ppfl.learning.models import build_model, get_parameters, set_parameters
+from ppfl.xray.pictures import Equalise
+
+_EQUALISE: dict[str, Equalise] = {name: name for name in get_args(Equalise)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,8 +26,9 @@ class StudyModel:
     """A trained network and what its input and output mean.
 
     ``size`` is the side of the square input in pixels, ``normalisation`` mean and standard
-    deviation of a pixel in [0, 1], ``cipher`` what the network sees in place of a pixel
-    (``images.cipher`` of the study), ``group_norm`` whether group norm stands for batch norm in it.
+    deviation of a pixel in [0, 1], ``cipher`` what the network sees in place of a pixel and
+    ``equalise`` what is done to grey levels (both as in the study's ``images``), ``group_norm``
+    whether group norm stands for batch norm in it.
     """
 
     network: nn.Module
@@ -34,6 +38,7 @@ class StudyModel:
     normalisation: tuple[float, float]
     cipher: str = "none"
     group_norm: bool = False
+    equalise: Equalise = "none"
 
     def write(self, path: Path, *, study: str) -> None:
         """Write it as safetensors, for its owner's eyes; ``study`` is the study's fingerprint.
@@ -53,6 +58,7 @@ class StudyModel:
                 "normalisation": json.dumps(self.normalisation),
                 "cipher": self.cipher,
                 "group_norm": json.dumps(self.group_norm),
+                "equalise": self.equalise,
                 "sha256": parameters_sha256(parameters),
             },
         )
@@ -70,6 +76,7 @@ class StudyModel:
             mean, deviation = (float(number) for number in json.loads(metadata["normalisation"]))
             size, architecture = int(metadata["size"]), metadata["architecture"]
             sha256, cipher = metadata["sha256"], metadata.get("cipher", "none")
+            equalise = _EQUALISE[metadata.get("equalise", "none")]
             group_norm = bool(json.loads(metadata.get("group_norm", "false")))
         except (KeyError, TypeError, ValueError):
             raise ModelError(f"{path}: not the model of a study") from None
@@ -77,7 +84,16 @@ class StudyModel:
             raise ModelError(f"{path}: the parameters are not those that were written")
         network = build_model(architecture, classes=len(classes), seed=0, group_norm=group_norm)
         set_parameters(network, parameters)
-        return cls(network, architecture, classes, size, (mean, deviation), cipher, group_norm)
+        return cls(
+            network,
+            architecture,
+            classes,
+            size,
+            (mean, deviation),
+            cipher,
+            group_norm=group_norm,
+            equalise=equalise,
+        )
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (n, classes) for 8-bit images (n, size, size), or cipher images.

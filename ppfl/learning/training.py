@@ -4,6 +4,9 @@
 
 [LSZ20] T. Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020.
 
+[KMM19] D. Kalamkar et al., "A Study of BFLOAT16 for Deep Learning Training", 2019, arXiv
+1905.12322.
+
 [KKM20] S. P. Karimireddy et al., "SCAFFOLD", ICML 2020.
 """
 
@@ -81,6 +84,9 @@ def train_locally(
     study's last rounds where ``frozen_statistics`` says so, in layers that are not trained, and at
     a site with a single image, since one image has no variance.
 
+    With ``precision`` bfloat16 matrix products and convolutions of a step are in bfloat16 [KMM19];
+    parameters, the loss, the optimiser and the statistics stay in float32.
+
     Args:
         model: from ``build_study_model``; it is left in training mode, on the device.
         data: the site's images, at least one, and labels in [0, classes).
@@ -123,6 +129,7 @@ def train_locally(
             estimated.append(layer)
     batches_an_epoch = len(_cuts(images, options.batch_size)) + 1
     steps = batches_an_epoch * options.local_epochs
+    lower = options.precision == "bfloat16"
     losses: list[float] = []
     rates: list[float] = []
     with seeded(device, start):
@@ -143,8 +150,10 @@ def train_locally(
             if options.augmentation:
                 pixels = augment(pixels, generator)
             labels = torch.from_numpy(data.labels[chosen]).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=lower):
+                logits = model(network_input(pixels, normalisation))
             each = functional.cross_entropy(
-                model(network_input(pixels, normalisation)),
+                logits.float(),
                 labels,
                 label_smoothing=options.label_smoothing,
                 reduction="none",

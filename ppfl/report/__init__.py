@@ -2,7 +2,8 @@
 
 from ppfl.report.comparison import COMPARISON, Comparison, read_comparison
 from ppfl.report.estimate import Estimate
-from ppfl.report.methods import CellResult, write_methods
+from ppfl.report.method_findings import method_findings
+from ppfl.report.methods import CellFigures, CellResult, method_rows, write_methods
 from ppfl.report.page import write_report
 from ppfl.report.pdf import print_pdf
 from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
@@ -11,6 +12,7 @@ from ppfl.report.shortcuts import (
     ShortcutsResult,
     SiteAuroc,
     SiteProbe,
+    SiteSensitivity,
     View,
     write_shortcuts,
 )
@@ -21,6 +23,7 @@ __all__ = [
     "PAPER",
     "Attack",
     "CamShare",
+    "CellFigures",
     "CellResult",
     "Comparison",
     "Estimate",
@@ -28,8 +31,11 @@ __all__ = [
     "ShortcutsResult",
     "SiteAuroc",
     "SiteProbe",
+    "SiteSensitivity",
     "Summary",
     "View",
+    "method_findings",
+    "method_rows",
     "print_pdf",
     "read_comparison",
     "summarise",

@@ -14,8 +14,13 @@ from ppfl.report.estimate import Estimate
 COMPARISON = "comparison.json"
 """The file of a run's folder in which it lies."""
 
-Method = Literal["local", "pooled", "plaintext"]
-_TITLES = {"local": "own model", "pooled": "all X-rays pooled", "plaintext": "without encryption"}
+Method = Literal["local", "pooled", "plaintext", "unrounded"]
+_TITLES = {
+    "local": "own model",
+    "pooled": "all X-rays pooled",
+    "plaintext": "without encryption",
+    "unrounded": "without encryption or rounding",
+}
 
 
 class _Kept(BaseModel):
@@ -91,6 +96,19 @@ class Abroad(_Kept):
     difference: Difference | None
 
 
+class Elsewhere(_Kept):
+    """A site's own model on all other sites' test images together, and the federation there.
+
+    ``difference`` is the federation's accuracy minus the model's.
+    """
+
+    trained_at: str
+    images: int
+    accuracy: Estimate
+    federated: Estimate
+    difference: Difference | None
+
+
 class Training(_Kept):
     """What a training took: its steps in all, and minutes where it had them for itself."""
 
@@ -115,6 +133,7 @@ class Comparison(_Kept):
     trainings: tuple[Training, ...]
     places: tuple[Place, ...]
     abroad: tuple[Abroad, ...]
+    elsewhere: tuple[Elsewhere, ...] = ()
     same_model_in_plaintext: bool | None = None
     warnings: tuple[str, ...] = ()
 

@@ -66,6 +66,22 @@ class SiteAuroc(_Result):
     held_out: float | None
 
 
+class SiteSensitivity(_Result):
+    """Sensitivity at a hospital whose test images are all of one class, ``label``.
+
+    It is confounded: whoever tells the hospital tells the class as well, and a model trained
+    without the hospital may miss its class or only its looks. ``elsewhere`` are images of the class
+    that other hospitals have to train on; without any the model cannot know it.
+    """
+
+    site: str
+    label: str
+    images: int
+    elsewhere: int
+    model: Estimate
+    held_out: Estimate | None
+
+
 class ShortcutsResult(_Result):
     """All that was measured of one model; ``notes`` say what was left out, and why."""
 
@@ -78,6 +94,7 @@ class ShortcutsResult(_Result):
     views: tuple[View, ...]
     cam: tuple[CamShare, ...]
     sites: tuple[SiteAuroc, ...]
+    one_class: tuple[SiteSensitivity, ...]
     notes: tuple[str, ...]
     model_sha256: str
 

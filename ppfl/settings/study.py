@@ -39,6 +39,12 @@ class ImageOptions(Section):
         description="mean and standard deviation of a pixel in [0, 1]; `federation` computes both "
         "over all sites under encryption",
     )
+    equalise: Literal["none", "histogram"] = Field(
+        "none",
+        description="`histogram`: every X-ray's grey levels are spread so that each is as common "
+        "as the next, before it is resized; it costs a little at home and helps where a scanner "
+        "renders differently (docs/inputs.md)",
+    )
     cipher: Literal[
         "none",
         "unsafe_fixed_randomness",
@@ -130,6 +136,11 @@ class TrainingOptions(Section):
     augmentation: bool = Field(
         True,
         description="small turns, shifts, zooms and changes of contrast; never upside down",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of a training step's forward and backward pass; parameters, optimiser, "
+        "running statistics and tests are float32 with either",
     )
     proximal_mu: float = Field(
         0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from ppfl.xray.dicom import DicomFacts, names_dicom, read_dicom
 # Pillow would hand an EPS file, whatever its name says, to Ghostscript.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+
+
+Equalise = Literal["none", "histogram"]
+"""What is done to a picture's grey levels before it is resized."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,24 +63,31 @@ def read_pixels(path: Path, *, data: bytes | None = None) -> Picture:
     return Picture(grey.at(bits).astype(np.uint16), bits, grey.stored_mode, grey.dicom)
 
 
-def read_grey(path: Path, *, size: int | None = None) -> GreyImage:
+def read_grey(path: Path, *, size: int | None = None, equalise: Equalise = "none") -> GreyImage:
     """One image file as 8-bit grey: `read_pixels` scaled; ``size`` pixels square if given.
 
     12-bit values fill [0, 255] although stored in 16 bits, and values that fit 8 bits stay as they
     are. The sides are resized apart, as the published collections were (299 × 299 from any shape):
     what a network sees of a chest is then always the whole of it. Resizing is bilinear with
-    antialiasing, torchvision's default.
+    antialiasing, torchvision's default. With ``equalise`` "histogram" the 8-bit levels are spread
+    before that, so that each is as common as the next.
 
     Raises:
         UnreadableImageError: as `read_pixels`.
     """
     grey = _decode(path)
-    return GreyImage(grey.shrink(size), grey.stored_mode, grey.dicom)
+    return GreyImage(grey.shrink(size, equalise), grey.stored_mode, grey.dicom)
 
 
-def shrink(pixels: NDArray[np.uint16], *, bits: int, size: int | None = None) -> Image.Image:
+def shrink(
+    pixels: NDArray[np.uint16],
+    *,
+    bits: int,
+    size: int | None = None,
+    equalise: Equalise = "none",
+) -> Image.Image:
     """The 8-bit picture that `read_grey` makes of a file with these pixels."""
-    return _Grey(pixels, bits, "").shrink(size)
+    return _Grey(pixels, bits, "").shrink(size, equalise)
 
 
 def to_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -104,9 +115,11 @@ class _Grey:
             levels = np.rint(levels * np.float32(full / (2**self.bits - 1)))
         return full - levels if self.white_is_zero else levels
 
-    def shrink(self, size: int | None) -> Image.Image:
-        """At 8 bits, and ``size`` pixels square if given."""
+    def shrink(self, size: int | None, equalise: Equalise) -> Image.Image:
+        """At 8 bits, equalised if asked for, and ``size`` pixels square if given."""
         picture = Image.fromarray(self.at(8).astype(np.uint8))
+        if equalise == "histogram":
+            picture = ImageOps.equalize(picture)
         if size and picture.size != (size, size):
             picture = picture.resize((size, size), Image.Resampling.BILINEAR)
         return picture

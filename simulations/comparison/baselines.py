@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from ppfl.learning.models import build_study_model, get_parameters, set_paramete
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import Section, SiteFile, Study, TrainingOptions, read_settings
-from simulations.outcome import Outcome, prepare_or_resume, run_to_end, site_files
+from simulations.outcome import prepare_or_resume, run_to_end, site_files
 from simulations.scenario import Scenario
 from sites.hospital import site_seed
 from sites.xrays import XRays
@@ -28,6 +30,7 @@ BASELINES = "baselines"
 """The folder of a run in which its baselines are trained."""
 
 _PLAINTEXT = "unsafe_plaintext"
+_UNROUNDED_BITS = 40  # the most that a study allows; a float32 has 24
 
 
 class Trained(Section):
@@ -57,35 +60,47 @@ def train_local(study: Study, folder: Path, name: str, tell: Callable[[str], Non
     return _train(study, folder, sites, place, seed=site_seed(study, name), tell=tell)
 
 
-def train_pooled(study: Study, folder: Path, tell: Callable[[str], None]) -> Baseline:
+def train_pooled(
+    study: Study, folder: Path, tell: Callable[[str], None], *, shared: Path | None = None
+) -> Baseline:
     """The model of all sites' X-rays in one place: as many passes over each as in the federation.
 
     So it takes as many steps as all sites together. Its seed is that of the first site.
+
+    In a folder ``shared`` it is kept for all studies that train alike on the same X-rays, however
+    these lie at the sites; the first of them trains it, in the order in which its sites hold them.
 
     Raises:
         PpflError: X-rays cannot be used, or training failed.
     """
     seed = site_seed(study, study.federation.sites[0])
     sites = site_files(study, folder)
-    return _train(study, folder, sites, folder / BASELINES / "pooled", seed=seed, tell=tell)
+    place = folder / BASELINES / "pooled"
+    if shared is not None:
+        place = shared / f"pooled-{_digest(study, sites, seed=seed)[:16]}"
+    return _train(study, folder, sites, place, seed=seed, tell=tell)
 
 
-def run_without_encryption(folder: Path) -> Outcome:
-    """The same federation over the same X-rays from the same seed, under custody unsafe_plaintext.
+def run_without_encryption(folder: Path, *, rounded: bool = True) -> Path:
+    """Where the same federation ran over the same X-rays from the same seed, unsafe_plaintext.
 
-    Its values are rounded as under encryption, and its models are the same, bit for bit.
+    Its values are rounded as under encryption, and its models are the same, bit for bit; or they
+    are not ``rounded``, but for the last of so many bits that a float32 has fewer.
 
     Raises:
         PpflError: as for ``prepare`` and ``run_to_end``.
     """
     scenario = read_settings(folder / "scenario.toml", Scenario)
     encryption = scenario.study.get("encryption", {}) | {"custody": _PLAINTEXT}
+    if not rounded:
+        encryption["value_bits"] = _UNROUNDED_BITS
     study = scenario.study | {"encryption": encryption}
     # a vault gives the same images, and cannot be opened without a key
     simulation = scenario.simulation.model_copy(update={"vault": False})
-    plain = folder / BASELINES / "plaintext"
+    plain = folder / BASELINES / ("plaintext" if rounded else "unrounded")
     prepare_or_resume(Scenario(study=study, simulation=simulation), plain)
-    return run_to_end(plain)
+    run_to_end(plain)
+    return plain
 
 
 def _train(
@@ -141,12 +156,25 @@ def _train(
         normalisation,
         study.images.cipher,
         group_norm=study.model.batch_norm == "group",
+        equalise=study.images.equalise,
     )
     model.write(kept, study=study.fingerprint())
     trained = Trained(images=len(data.labels), steps=steps, minutes=round(seconds / 60, 2))
     replace_private(done, [trained.model_dump_json().encode()])  # last: with it, it is done
     last.unlink(missing_ok=True)
     return Baseline(model, trained)
+
+
+def _digest(study: Study, sites: Sequence[SiteFile], *, seed: int) -> str:
+    """Of all that a training without a federation depends on, but for the images' order."""
+    records = sorted(
+        [str(record.path), record.label, record.group]
+        for site in sites
+        for record in XRays(site, study).records("train")
+    )
+    options = study.images, study.model, _without_federation(study.training)
+    told = [study.classes, seed, *(each.model_dump(mode="json") for each in options), records]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _without_federation(options: TrainingOptions) -> TrainingOptions:

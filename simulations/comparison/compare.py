@@ -20,10 +20,18 @@ from ppfl.learning.models import get_parameters
 from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
 from ppfl.report import COMPARISON, Comparison, Estimate
-from ppfl.report.comparison import Abroad, Difference, Method, Other, Place, Tested, Training
+from ppfl.report.comparison import (
+    Abroad,
+    Difference,
+    Elsewhere,
+    Method,
+    Other,
+    Place,
+    Tested,
+    Training,
+)
 from ppfl.settings import Study
 from simulations.comparison.baselines import (
-    BASELINES,
     Baseline,
     run_without_encryption,
     train_local,
@@ -40,7 +48,7 @@ from simulations.outcome import (
 )
 from sites.xrays import XRays
 
-METHODS: tuple[Method, ...] = ("local", "pooled", "plaintext")
+METHODS: tuple[Method, ...] = ("local", "pooled", "plaintext", "unrounded")
 
 _FEWEST = 10  # patients; below, resamples are too few to speak of an interval
 
@@ -88,7 +96,7 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
     names = study.federation.sites
     local: dict[str, Baseline] = {}
     pooled: Baseline | None = None
-    plain: _Federation | None = None
+    plain: dict[Method, _Federation] = {}
     trainings: list[Training] = []
     if "local" in methods:
         for name in names:
@@ -98,10 +106,11 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
     if "pooled" in methods:
         pooled = train_pooled(study, folder, tell)
         trainings.append(Training(method="pooled", **pooled.trained.model_dump()))
-    if "plaintext" in methods:
-        tell("  the same federation without encryption")
-        run_without_encryption(folder)
-        plain = _Federation.read(study, folder / BASELINES / "plaintext")
+    for method in ("plaintext", "unrounded"):
+        if method in methods:
+            tell(f"  the same federation: {method}")
+            place = run_without_encryption(folder, rounded=method == "plaintext")
+            plain[method] = _Federation.read(study, place)
     federation = _Federation.read(study, folder)
     tests = site_tests(study, folder)
 
@@ -113,8 +122,7 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
         by_method["local"] = own({name: baseline.model for name, baseline in local.items()})
     if pooled:
         by_method["pooled"] = own(dict.fromkeys(names, pooled.model))
-    if plain:
-        by_method["plaintext"] = own(plain.own)
+    by_method |= {method: own(found.own) for method, found in plain.items()}
     federated = own(federation.own)
     compare = _Comparer(study.classes, study.seed)
     places = []
@@ -134,6 +142,7 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
             read_records(path, classes=study.classes),
             classes=study.classes,
             size=study.images.size,
+            equalise=study.images.equalise,
             cache=folder / HELD_OUT / name / "cache",
         )
         others = [
@@ -142,18 +151,29 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
         ]
         if pooled:
             others.append(("pooled", "", predict_tests(pooled.model.predict, images)))
-        if plain:
-            others.append(("plaintext", "", predict_tests(plain.predict, images)))
+        others += [(m, "", predict_tests(found.predict, images)) for m, found in plain.items()]
         ours = predict_tests(federation.predict, images)
         places.append(compare.place(name, ours, others, held_out=True))
+    travelled = {
+        trained_at: {
+            tested_at: predict_tests(baseline.model.predict, images)
+            for tested_at, images in tests.items()
+            if tested_at != trained_at
+        }
+        for trained_at, baseline in local.items()
+    }
+    same = None
+    if "plaintext" in plain:
+        same = plain["plaintext"].digests == federation.digests
     comparison = Comparison(
         study=study.name,
         study_fingerprint=study.fingerprint(),
         classes=study.classes,
         trainings=tuple(trainings),
         places=tuple(places),
-        abroad=tuple(compare.abroad(local, tests, federated)),
-        same_model_in_plaintext=plain.digests == federation.digests if plain else None,
+        abroad=tuple(compare.abroad(travelled, federated)),
+        elsewhere=tuple(compare.elsewhere(travelled, federated)),
+        same_model_in_plaintext=same,
         warnings=tuple(_warnings(places)),
     )
     replace_private(folder / COMPARISON, [comparison.model_dump_json(indent=1).encode()])
@@ -221,21 +241,36 @@ class _Comparer:
 
     def abroad(
         self,
-        local: Mapping[str, Baseline],
-        tests: Mapping[str, ImageSet],
+        travelled: Mapping[str, Mapping[str, Predictions]],
         federated: Mapping[str, Predictions],
     ) -> Iterator[Abroad]:
         """Each site's own model on every other site's test images."""
-        for trained_at, baseline in local.items():
-            for tested_at, images in tests.items():
-                if tested_at != trained_at:
-                    found = predict_tests(baseline.model.predict, images)
-                    yield Abroad(
-                        trained_at=trained_at,
-                        tested_at=tested_at,
-                        accuracy=self._accuracy(found),
-                        difference=self._less(federated[tested_at], found),
-                    )
+        for trained_at, by_site in travelled.items():
+            for tested_at, found in by_site.items():
+                yield Abroad(
+                    trained_at=trained_at,
+                    tested_at=tested_at,
+                    accuracy=self._accuracy(found),
+                    difference=self._less(federated[tested_at], found),
+                )
+
+    def elsewhere(
+        self,
+        travelled: Mapping[str, Mapping[str, Predictions]],
+        federated: Mapping[str, Predictions],
+    ) -> Iterator[Elsewhere]:
+        """Each site's own model on all other sites' test images together."""
+        for trained_at, by_site in travelled.items():
+            if by_site:
+                found = join_predictions(by_site.values())
+                ours = join_predictions(federated[name] for name in by_site)
+                yield Elsewhere(
+                    trained_at=trained_at,
+                    images=len(found.labels),
+                    accuracy=self._accuracy(found),
+                    federated=self._accuracy(ours),
+                    difference=self._less(ours, found),
+                )
 
     def _tested(self, found: Predictions) -> Tested:
         aurocs: dict[str, float | None] = {}

@@ -23,6 +23,8 @@ def print_comparison(comparison: Comparison, out: Console) -> None:
             out.print(_classes(place, comparison.classes))
     if comparison.abroad:
         out.print(_abroad(comparison))
+    if comparison.elsewhere:
+        out.print(_elsewhere(comparison))
     if comparison.same_model_in_plaintext:
         out.print("without encryption the federation ends in the same models, bit for bit")
     for warning in comparison.warnings:
@@ -65,6 +67,15 @@ def _abroad(comparison: Comparison) -> Table:
         cells = (found.get((trained_at, name)) for name in sites)
         row = ("" if cell is None else f"{100 * cell:.1f}" for cell in cells)
         table.add_row(f"{trained_at}'s own model", *row)
+    return table
+
+
+def _elsewhere(comparison: Comparison) -> Table:
+    headings = ("images", "its own model, %", "the federation, %", "better by, points")
+    table = figure_table("on all other sites' tests", *headings)
+    for row in comparison.elsewhere:
+        accuracies = row.accuracy.percent(), row.federated.percent()
+        table.add_row(row.trained_at, str(row.images), *accuracies, _points(row.difference))
     return table
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +14,11 @@ from rich.console import Console
 
 from ppfl.errors import SettingsError
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
-from ppfl.report import CellResult, write_methods
+from ppfl.report import CellResult, method_findings, method_rows, write_methods
 from ppfl.xray import Scanner, write_phantoms
-from simulations.methods.cells import cells_done, run_cell
-from simulations.methods.methods import METHODS, SCENARIOS, choose_methods
-from simulations.scenario import read_scenario
+from simulations.methods.cells import Cell, data_digest, read_cell, run_cell
+from simulations.methods.methods import METHODS, SCENARIOS, Method, choose_methods
+from simulations.scenario import read_scenario, scenario_name
 from simulations.tables import figure_table
 
 _talk = Console(stderr=True)
@@ -41,10 +42,18 @@ def compare_methods(
     scenarios: Annotated[
         str, typer.Option(help="some of them, such as iid,natural, or TOML files")
     ] = "",
+    seeds: Annotated[str, typer.Option(help="one training for each, such as 2022,1")] = "",
     rounds: Annotated[int | None, typer.Option(help="rounds of each training", min=1)] = None,
     size: Annotated[int | None, typer.Option(help="side of the input, in pixels")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
-    out: Annotated[Path | None, typer.Option(help="what is done there is not repeated")] = None,
+    out: Annotated[Path | None, typer.Option(help="where trainings and the table go")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="what has a result there is not repeated; else OUT/results")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="try again what failed")] = False,
+    keep_runs: Annotated[
+        bool, typer.Option("--keep-runs", help="keep the folders of trainings that are done")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Train every method in every scenario, under encryption, and write one table.
@@ -65,23 +74,69 @@ def compare_methods(
     out = out or Path("runs") / ("compare-methods-quick" if quick else "compare-methods")
     out.mkdir(parents=True, exist_ok=True)
     data = _draw(out) if data is None else data
-    cells = {
-        (name, method.key): read_scenario(name, data=data, changes=[*common, *method.changes])
-        for name in names
-        for method in chosen
-    }
-    titles = {name: Path(name).stem for name in names}
-    results: list[CellResult] = []
-    for number, ((name, key), scenario) in enumerate(cells.items(), start=1):
-        method = next(method for method in chosen if method.key == key)
-        _talk.print(f"{number} of {len(cells)}: {method.name}, {titles[name]}")
-        run_cell(method, scenario, titles[name], out / titles[name] / key, _talk)
-        results = cells_done(out, [*dict.fromkeys([*SCENARIOS, *titles.values()])], METHODS)
-        write_methods(out, results, title=_title(quick))
+    table = _Table(data, common, _read_seeds(seeds))
+    cells = list(table.cells(names, chosen))
+    results = results or out / "results"
+    done: list[CellResult] = []
+    for number, cell in enumerate(cells, start=1):
+        _talk.print(f"{number} of {len(cells)}: {cell.method.name}, {cell.name}, seed {cell.seed}")
+        result = run_cell(cell, out=out, results=results, retry=retry, talk=_talk)
+        wanted = {later.run for later in cells[number:]}
+        if not (keep_runs or result.failure or cell.run in wanted):
+            shutil.rmtree(out / "runs" / cell.run, ignore_errors=True)  # its result is elsewhere
+        done = table.done(names, results)
+        write_methods(out, done, title=_title(quick), findings=_findings(done))
     if as_json:
-        typer.echo(json.dumps([result.model_dump() for result in results]))
+        typer.echo(json.dumps([result.model_dump(mode="json") for result in done]))
     else:
-        _show(results, out)
+        _show(done, out)
+
+
+class _Table:
+    """The cells that one command may measure; ``seeds`` None means the scenarios' own."""
+
+    def __init__(self, data: Path, changes: Sequence[str], seeds: Sequence[int | None]) -> None:
+        self._data, self._changes, self._seeds = data, changes, seeds
+        self._digests: dict[tuple[str, ...], str] = {}
+
+    def cells(self, scenarios: Sequence[str], methods: Sequence[Method]) -> Iterator[Cell]:
+        for name in scenarios:
+            for method in methods:
+                for seed in self._seeds:
+                    seeded = [] if seed is None else [f"seed={seed}"]
+                    changes = [*self._changes, *method.changes, *seeded]
+                    scenario = read_scenario(name, data=self._data, changes=changes)
+                    classes = tuple(scenario.study.get("classes", ()))
+                    if classes not in self._digests:
+                        self._digests[classes] = data_digest(self._data, classes)
+                    digest = self._digests[classes]
+                    yield Cell(method, scenario, scenario_name(name), digest)
+
+    def done(self, scenarios: Sequence[str], results: Path) -> list[CellResult]:
+        """All that was measured with these settings, by scenario and then by method.
+
+        Raises:
+            RunError: a file is damaged.
+        """
+        every = [
+            name
+            for name in dict.fromkeys([*SCENARIOS, *scenarios])
+            if next(results.glob(f"{scenario_name(name)}.*.json"), None)
+        ]
+        found = ((cell, read_cell(cell.place(results))) for cell in self.cells(every, METHODS))
+        return [result for cell, result in found if result and cell.fits(result)]
+
+
+def _read_seeds(text: str) -> Sequence[int | None]:
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if strange := [part for part in wanted if not part.isdecimal()]:
+        raise SettingsError(f"--seeds {strange[0]}: must be numbers, such as 2022,1")
+    return list(dict.fromkeys(map(int, wanted))) or [None]
+
+
+def _findings(results: Sequence[CellResult]) -> list[str]:
+    baselines = [method.key for method in METHODS if method.baseline]
+    return method_findings(results, baselines=baselines)
 
 
 def _title(quick: bool) -> str:
@@ -104,17 +159,17 @@ def _draw(out: Path) -> Path:
 
 def _show(results: Sequence[CellResult], out: Path) -> None:
     console = Console()
-    for scenario in dict.fromkeys(result.scenario for result in results):
-        headings = ("accuracy, %", "macro AUROC", "worst site, %", "MB up", "minutes")
-        table = figure_table(scenario, *headings)
-        for r in (result for result in results if result.scenario == scenario):
-            table.add_row(
-                r.name,
-                r.accuracy.percent(),
-                "–" if r.macro_auroc is None else f"{r.macro_auroc:.3f}",
-                f"{100 * r.worst_accuracy.value:.1f} ({r.worst_site})",
-                f"{r.bytes_up / 1e6:.1f}" if r.bytes_up else "–",
-                f"{r.minutes:.1f}",
-            )
+    rows = method_rows(results)
+    for scenario in dict.fromkeys(row.scenario for row in rows):
+        headings = ("own tests, %", "all sites' tests, %", "macro AUROC", "worst site, %")
+        table = figure_table(scenario, *headings, "MB up", "minutes")
+        for r in (row for row in rows if row.scenario == scenario):
+            figures = r.accuracy, r.everywhere, r.macro_auroc, r.worst
+            table.add_row(r.name, *figures, r.megabytes, r.minutes)
         console.print(table)
+        for r in (row for row in rows if row.scenario == scenario):
+            for failure in r.failures:
+                console.print(f"{r.name} failed, {failure}", soft_wrap=True, markup=False)
+    for finding in _findings(results):
+        console.print(finding, soft_wrap=True, markup=False)
     console.print(f"page: {out / 'methods.html'}", soft_wrap=True)

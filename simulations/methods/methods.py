@@ -34,6 +34,7 @@ METHODS = (
     Method("head", "local head", ('model.local_layers=["classifier"]',)),
     Method("personal", "FedAvg, then personal heads", ("training.personalise_epochs=2",)),
     Method("groupnorm", "GroupNorm", ('model.batch_norm="group"',)),
+    Method("tail", "trained from features.14", ('model.train_from="features.14"',)),
     Method("frozen", "frozen statistics", ("training.frozen_statistics=0.5",)),
     Method("fedavgm", "FedAvgM", ('training.server_optimiser="fedavgm"',)),
     Method("fedadam", "FedAdam", ('training.server_optimiser="fedadam"',)),

@@ -136,11 +136,12 @@ def _on_the_disk(study: Study, site: SiteFile) -> tuple[_Greys, _Greys]:
     """X-rays (n, h, w), and the last bytes of their files as grey pictures (n, h, w, 3)."""
     key = vault_key(site)
     records = sorted(XRays(site, study).records("train"), key=lambda record: record.group)
-    size, plain, seen = study.images.size, [], []
+    size, equalise, plain, seen = study.images.size, study.images.equalise, [], []
     for record in records[:_LOOKED_AT]:
         data = record.path.read_bytes()
         found = open_image(data, key)
-        plain.append(np.asarray(shrink(found.pixels, bits=found.bits, size=size)))
+        picture = shrink(found.pixels, bits=found.bits, size=size, equalise=equalise)
+        plain.append(np.asarray(picture))
         last = np.resize(np.frombuffer(data, np.uint8)[-size * size :], (size, size, 1))
         seen.append(last.repeat(3, axis=-1))
     return np.array(plain), np.array(seen)
@@ -150,7 +151,8 @@ def _public_images(study: Study, last: SiteFile, public: Sequence[ImageRecord]) 
     if not public:
         return XRays(last, _without_cipher(study)).images("train").images[:_PUBLIC]
     labels = sorted({record.label for record in public})
-    return load_images(public, classes=labels, size=study.images.size).images
+    options = study.images
+    return load_images(public, classes=labels, size=options.size, equalise=options.equalise).images
 
 
 def _without_cipher(study: Study) -> Study:

@@ -25,6 +25,7 @@ from simulations.shortcuts.measure import (
     compare_views,
     look_at,
     probe_sites,
+    sensitivity_by_site,
     share_inside_lungs,
 )
 from simulations.shortcuts.pictures import draw_pictures
@@ -61,7 +62,13 @@ def measure_shortcuts(
     agreed = _read_study(study, model, unseen=unseen)
     _talk.print("reading X-rays")
     fit_side, test_side = read_sides(
-        data, classes=kept.classes, size=kept.size, study=agreed, lungs=lungs, seed=_SEED
+        data,
+        classes=kept.classes,
+        size=kept.size,
+        equalise=kept.equalise,
+        study=agreed,
+        lungs=lungs,
+        seed=_SEED,
     )
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     held_out = None
@@ -93,6 +100,7 @@ def measure_shortcuts(
         views=tuple(views),
         cam=tuple(cam),
         sites=tuple(auroc_by_site(test, kept.classes, held_out)),
+        one_class=tuple(sensitivity_by_site(test, fit, kept.classes, held_out)),
         notes=_notes(lungs_known=bool(cam), sites_known=bool(probes), within=len(probes) - 1),
         model_sha256=parameters_sha256(get_parameters(kept.network)),
     )
@@ -175,6 +183,13 @@ def _show(result: ShortcutsResult, out: Path) -> None:
         for site in result.sites:
             images = str(sum(site.images.values()))
             table.add_row(site.site, images, _three(site.auroc), _three(site.held_out))
+        console.print(table)
+    if result.one_class:
+        table = _table("sensitivity at (confounded)", "images", "the model, %", "without it, %")
+        for one in result.one_class:
+            without = "–" if one.held_out is None else one.held_out.percent()
+            place = f"{one.site}, only {one.label} ({one.elsewhere} elsewhere)"
+            table.add_row(place, str(one.images), one.model.percent(), without)
         console.print(table)
     for note in result.notes:
         console.print(note)

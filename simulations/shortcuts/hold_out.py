@@ -11,7 +11,7 @@ from rich.console import Console
 from ppfl.errors import ModelError
 from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.learning.images import order_images
-from ppfl.learning.models import build_model, set_parameters
+from ppfl.learning.models import build_study_model, set_parameters
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import Study
@@ -20,6 +20,8 @@ from simulations.shortcuts.xrays import Side
 
 class HeldOut:
     """Trains on all hospitals' X-rays but one's, pooled, with the study's settings.
+
+    Control variates are 0 where there is one site, so that SCAFFOLD is SGD here.
 
     A model that is done is kept in ``folder`` and read the next time.
 
@@ -53,7 +55,7 @@ class HeldOut:
             return StudyModel.read(kept)
         side = self._fit[self._fit.sites != site]
         images = order_images(side.images, side.labels, list(map(str, side.groups)))
-        network = build_model(self._model.architecture, classes=len(classes), seed=0)
+        network = build_study_model(study)
         set_parameters(network, self._start)
         for number in range(1, study.training.rounds + 1):
             self._talk.print(f"  without {site}: round {number} of {study.training.rounds}")

@@ -18,7 +18,7 @@ from ppfl.learning.intervals import Interval, accuracy_interval, difference_inte
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.probes import predict_with_features, probe
 from ppfl.learning.study_model import StudyModel
-from ppfl.report import CamShare, Estimate, SiteAuroc, SiteProbe, View
+from ppfl.report import CamShare, Estimate, SiteAuroc, SiteProbe, SiteSensitivity, View
 from simulations.shortcuts.xrays import Side
 
 FEWEST = 10
@@ -132,6 +132,35 @@ def auroc_by_site(
                 auroc=_macro_auroc(at_site.probabilities, side.labels, classes),
                 held_out=None if other is None else _macro_auroc(other, side.labels, classes),
             )
+
+
+def sensitivity_by_site(
+    test: Seen, fit: Seen, classes: Sequence[str], held_out: Callable[[str], StudyModel] | None
+) -> Iterator[SiteSensitivity]:
+    """Sensitivity at each hospital that has ten test patients of one class, and no other class.
+
+    ``held_out`` is as for ``auroc_by_site``.
+    """
+    for site in np.unique(test.side.sites):
+        at_site = test[test.side.sites == site]
+        side = at_site.side
+        if not site or _tells_classes(at_site) or len(np.unique(side.groups)) < FEWEST:
+            continue
+        other = held_out(str(site)).predict(side.images) if held_out else None
+        place = int(side.labels[0])
+        yield SiteSensitivity(
+            site=str(site),
+            label=classes[place],
+            images=len(side.labels),
+            elsewhere=int(((fit.side.labels == place) & (fit.side.sites != site)).sum()),
+            model=_sensitivity(at_site.probabilities, side),
+            held_out=None if other is None else _sensitivity(other, side),
+        )
+
+
+def _sensitivity(probabilities: NDArray[np.float32], side: Side) -> Estimate:
+    right = probabilities.argmax(axis=1) == side.labels
+    return _estimate(accuracy_interval(right, side.groups, seed=_SEED))
 
 
 def _common_sites(fit: Seen, test: Seen, place: int) -> set[str]:

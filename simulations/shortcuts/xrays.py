@@ -16,6 +16,7 @@ from ppfl.learning.sources import ImageRecord, read_records
 from ppfl.learning.splits import split_by_group
 from ppfl.settings import Study
 from ppfl.xray.lungs import LOOK_SIZE, masks_from_cut_outs
+from ppfl.xray.pictures import Equalise
 
 _HALF = 0.5
 
@@ -55,6 +56,7 @@ def read_sides(
     *,
     classes: Sequence[str],
     size: int,
+    equalise: Equalise,
     study: Study | None,
     lungs: Path | None,
     seed: int,
@@ -86,8 +88,8 @@ def read_sides(
         )
     cut_outs = _read_cut_outs(lungs, classes) if lungs else {}
     return (
-        _read_side(fit, classes, size, cut_outs),
-        _read_side(test, classes, size, cut_outs),
+        _read_side(fit, classes, size, equalise, cut_outs),
+        _read_side(test, classes, size, equalise, cut_outs),
     )
 
 
@@ -103,6 +105,7 @@ def _read_side(
     records: Sequence[ImageRecord],
     classes: Sequence[str],
     size: int,
+    equalise: Equalise,
     cut_outs: dict[str, NDArray[np.uint8]],
 ) -> Side:
     lungs = np.zeros((len(records), size, size), np.bool_)
@@ -116,7 +119,7 @@ def _read_side(
         for i, mask in zip(places, masks_from_cut_outs(xrays, some), strict=True):
             lungs[i] |= _resize(mask, size)
     return Side(
-        decode_images([record.path for record in records], size=size),
+        decode_images([record.path for record in records], size=size, equalise=equalise),
         np.array([classes.index(record.label) for record in records], np.int64),
         np.array([record.group for record in records]),
         np.array([record.site for record in records]),

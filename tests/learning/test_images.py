@@ -56,6 +56,18 @@ def test_the_order_is_that_of_the_content_whatever_the_names(tmp_path: Path) -> 
     np.testing.assert_array_equal(plain.labels, mixed.labels)
 
 
+def test_equalised_images_are_others_and_have_a_cache_of_their_own(tmp_path: Path) -> None:
+    dark = np.tile(RAMP // 4, (4, 4))  # of fewer pixels than levels, pillow changes none
+    records = [ImageRecord(save(Image.fromarray(dark), tmp_path / "dark.png"), "a", "g")]
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        plain = load_images(records, classes=["a"], size=64, cache=cache)
+        spread = load_images(records, classes=["a"], size=64, equalise="histogram", cache=cache)
+        np.testing.assert_array_equal(plain.images[0], dark)
+        assert (spread.images.min(), spread.images.max()) == (0, 255)
+        steps = np.diff(np.unique(spread.images).astype(int))
+        assert set(steps.tolist()) <= {3, 4, 5}  # 64 levels, as common as each other
+
+
 def test_no_records_make_an_empty_set(tmp_path: Path) -> None:
     loaded = load_images([], classes=["a"], size=16, cache=tmp_path / "cache")
     assert loaded.images.shape == (0, 16, 16)

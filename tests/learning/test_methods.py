@@ -274,6 +274,12 @@ def test_group_norm_takes_the_place_and_the_weights_of_every_batch_norm() -> Non
     mean, deviation = parts.mean(axis=2, keepdims=True), parts.std(axis=2, keepdims=True)
     expected = ((parts - mean) / deviation).reshape(x.shape)
     np.testing.assert_allclose(norms["conv1.1"](x).detach(), expected, atol=1e-4)
+    gamma, beta = torch.linspace(-2, 3, 24), torch.linspace(5, 1, 24)
+    with torch.no_grad():
+        norms["conv1.1"].weight.copy_(gamma)
+        norms["conv1.1"].bias.copy_(beta)
+    moved = expected * gamma.numpy()[:, None, None] + beta.numpy()[:, None, None]
+    np.testing.assert_allclose(norms["conv1.1"](x).detach(), moved, atol=1e-3)
 
 
 def test_group_norm_keeps_pretrained_weights(tmp_path: Any) -> None:

@@ -94,6 +94,20 @@ def test_two_runs_agree_bit_for_bit() -> None:
     assert digests[0] == digests[1]
 
 
+def test_bfloat16_is_near_float32_and_the_same_twice() -> None:
+    models = []
+    for precision in ("float32", "bfloat16", "bfloat16"):
+        models.append(tiny())
+        options = PLAIN.model_copy(update={"precision": precision, "local_epochs": 3})
+        result = train(models[-1], images(40), options)
+        assert math.isfinite(result.loss)
+    assert digest(models[1]) == digest(models[2]) != digest(models[0])
+    found, lower = (get_parameters(model) for model in models[:2])
+    for name, parameter in found.items():
+        assert lower[name].dtype == np.float32
+        np.testing.assert_allclose(lower[name], parameter, atol=0.02)
+
+
 def test_round_and_seed_decide_the_order() -> None:
     options = TrainingOptions(rounds=2)
     first, second = tiny(), tiny()
@@ -130,9 +144,13 @@ def test_each_epoch_shows_each_image_once() -> None:
     assert not torch.equal(epochs[0], epochs[1])
 
 
-def test_statistics_are_those_of_the_plain_images_under_the_final_parameters() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_statistics_are_those_of_the_plain_images_under_the_final_parameters(
+    precision: str,
+) -> None:
     model, data = tiny(), images(50)
-    train(model, data, PLAIN.model_copy(update={"augmentation": True, "local_epochs": 3}))
+    changes = {"augmentation": True, "local_epochs": 3, "precision": precision}
+    train(model, data, PLAIN.model_copy(update=changes))
     pixels = torch.from_numpy(((data.images / 255 - 0.5) / 0.25).astype(np.float32))
     with torch.no_grad():
         maps = model.body[0](pixels[:, None].expand(-1, 3, -1, -1))

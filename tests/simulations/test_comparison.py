@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import simulations.runner
 from ppfl.errors import SettingsError
 from ppfl.learning import intervals
-from ppfl.learning.files import parameters_sha256
+from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.learning.models import get_parameters
 from ppfl.learning.sources import ImageRecord, write_manifest
 from ppfl.learning.splits import split_by_group
@@ -63,6 +63,14 @@ def test_a_federation_is_compared_with_its_baselines(
         plain = next(other for other in place.others if other.method == "plaintext")
         assert plain.tested == place.federated
 
+    # without rounding the models are others, a little
+    unrounded, encrypted = (
+        load_model(where / "sites" / "north" / "work" / "model.safetensors")[0]
+        for where in (folder / BASELINES / "unrounded", folder)
+    )
+    apart = [np.abs(unrounded[name] - encrypted[name]).max() for name in encrypted]
+    assert 0 < max(apart) < 0.01
+
     # as many passes over each image
     east, north, pooled = comparison.trainings
     assert (east.trained_at, north.trained_at, pooled.method) == ("east", "north", "pooled")
@@ -80,9 +88,15 @@ def test_a_federation_is_compared_with_its_baselines(
         ("north", "east"),
     }
 
+    east_model, _ = comparison.elsewhere
+    (abroad,) = [a for a in comparison.abroad if a.trained_at == "east"]
+    assert (east_model.trained_at, east_model.images) == ("east", places["north"].images)
+    assert east_model.accuracy == abroad.accuracy
+    assert east_model.federated == places["north"].federated.accuracy
+
     # what is trained is not trained again
     trained = {path: path.stat().st_mtime_ns for path in folder.glob(f"{BASELINES}/*/*.json*")}
-    assert len(trained) == 4
+    assert len(trained) == 5
     assert compare_run(folder, METHODS, _silent) == comparison
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
 
@@ -119,6 +133,19 @@ def _place(federated: list[bool], own: list[bool], *, name: str = "east") -> Pla
     others = [("local", "east", _predictions(own))]
     compare = _Comparer(("Normal", "Effusion"), 1)
     return compare.place(name, _predictions(federated), others)  # type: ignore[arg-type]
+
+
+def test_a_sites_model_is_tested_on_all_other_sites_together() -> None:
+    well, badly = _predictions([True] * 38 + [False] * 2), _predictions([True] * 20 + [False] * 20)
+    compare = _Comparer(("Normal", "Effusion"), 1)
+    travelled = {"a": {"b": badly, "c": well}, "b": {"c": badly}, "c": {}}
+    first, second = compare.elsewhere(travelled, {"b": well, "c": well})
+    assert (first.trained_at, first.images, second.images) == ("a", 80, 40)
+    assert first.accuracy.value == pytest.approx(58 / 80)
+    assert first.federated.value == second.federated.value == 0.95
+    assert second.difference is not None
+    assert second.difference.estimate.value == pytest.approx(0.45)
+    assert second.difference.estimate.low > 0
 
 
 def test_a_site_that_would_do_better_alone_is_warned() -> None:
@@ -193,7 +220,10 @@ def test_the_command_compares_and_prints(tmp_path: Path) -> None:
     told = json.loads(result.stdout)["comparison"]
     assert [place["name"] for place in told["places"]] == ["", "east", "north", "west"]
     for extra, message in (
-        (["--compare", "locale"], "--compare locale: there are local, pooled, plaintext"),
+        (
+            ["--compare", "locale"],
+            "--compare locale: there are local, pooled, plain",
+        ),
         (["--hold-out", "west"], "--hold-out is for a new run"),
     ):
         result = CliRunner().invoke(_app, [*arguments, *extra])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +13,7 @@ from ppfl.learning.files import load_model, save_model
 from ppfl.learning.models import build_model
 from ppfl.learning.study_model import StudyModel
 from ppfl.xray import write_phantoms
+from ppfl.xray.pictures import Equalise, read_grey
 from simulations.main import _app
 
 _CLASSES = ("Normal", "Nodule")
@@ -64,6 +67,28 @@ def test_single_images_get_probabilities(tmp_path: Path, model: Path) -> None:
     assert "not a medical device" in _told("predict", "--model", str(model), *files)
     with pytest.raises(DataError, match="a folder"):
         _told("predict", "--model", str(model), str(tmp_path))
+
+
+def test_a_model_of_equalised_xrays_is_asked_about_such(tmp_path: Path, model: Path) -> None:
+    kept = replace(StudyModel.read(model), equalise="histogram")
+    other = tmp_path / "equalised.safetensors"
+    kept.write(other, study="ab")
+    write_phantoms(tmp_path / "xrays", counts={"Normal": 2, "Nodule": 1}, size=64, seed=1)
+    files = sorted((tmp_path / "xrays").rglob("*.png"))
+
+    def expected(equalise: Equalise) -> list[list[float]]:
+        pictures = [read_grey(path, size=64, equalise=equalise).picture for path in files]
+        found: list[list[float]] = kept.predict(np.stack(list(map(np.asarray, pictures)))).tolist()
+        return found
+
+    told = json.loads(_told("predict", "--model", str(other), *map(str, files), "--json"))
+    assert [list(answer["probabilities"].values()) for answer in told] == expected("histogram")
+    assert expected("histogram") != expected("none")
+    parameters, metadata = load_model(other)
+    keep = {key: value for key, value in metadata.items() if key != "ppfl_order"}
+    save_model(other, parameters, metadata=keep | {"equalise": "clahe"})
+    with pytest.raises(ModelError, match="not the model of a study"):
+        StudyModel.read(other)
 
 
 def test_a_file_that_is_no_study_model_is_refused(tmp_path: Path, model: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ppfl.errors import DataError, SettingsError
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
@@ -15,9 +16,11 @@ from ppfl.learning.splits import partition_records, split_by_group
 from ppfl.settings import Study
 from ppfl.xray import write_phantoms
 from ppfl.xray.pictures import read_grey
+from simulations import command
 from simulations.altered import AlteredHospital, alter, rescan
 from simulations.dealing import deal, held_out_xrays, hospital_names
-from simulations.scenario import SCENARIOS, read_scenario
+from simulations.main import _app
+from simulations.scenario import SCENARIOS, read_scenario, scenario_name
 
 _CLASSES = ("COVID", "Normal", "Viral_Pneumonia")
 
@@ -63,6 +66,24 @@ def test_every_scenario_can_be_read_and_names_itself() -> None:
         assert scenario.study["name"] == path.stem
         assert scenario.study["classes"]
         assert scenario.simulation.phantoms or "sites" in scenario.study["federation"]
+
+
+def test_a_scenarios_folder_has_its_whole_name() -> None:
+    for path in SCENARIOS.glob("*.toml"):
+        name = path.name[: -len(".toml")]
+        assert scenario_name(name) == scenario_name(str(path)) == name
+
+
+def test_a_run_of_a_name_with_a_dot_goes_into_a_folder_of_that_name(
+    xrays: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object, folder: Path) -> None:
+        raise DataError(str(folder))
+
+    monkeypatch.setattr(command, "prepare", stop)
+    for name in ("dirichlet-0.1", "dirichlet-0.5"):
+        result = CliRunner().invoke(_app, ["simulate", name, "--data", str(xrays)])
+        assert str(result.exception) == f"runs/{name}"
 
 
 def test_a_file_may_extend_a_built_in_scenario(tmp_path: Path) -> None:

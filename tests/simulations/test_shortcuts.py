@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
@@ -29,10 +30,12 @@ from ppfl.learning.training import train_locally
 from ppfl.settings import Study, TrainingOptions, check_settings
 from ppfl.xray import write_phantoms
 from simulations.main import _app
+from simulations.shortcuts.hold_out import HeldOut
 from simulations.shortcuts.measure import (
     compare_views,
     look_at,
     probe_sites,
+    sensitivity_by_site,
     share_inside_lungs,
 )
 from simulations.shortcuts.xrays import Side, read_sides
@@ -63,7 +66,9 @@ def _collection(folder: Path, *, marked: str) -> Path:
 
 
 def _sides(folder: Path, lungs: Path | None = None) -> tuple[Side, Side]:
-    return read_sides(folder, classes=_CLASSES, size=_SIZE, study=None, lungs=lungs, seed=1)
+    return read_sides(
+        folder, classes=_CLASSES, size=_SIZE, equalise="none", study=None, lungs=lungs, seed=1
+    )
 
 
 def _untrained() -> StudyModel:
@@ -244,6 +249,61 @@ def test_the_command_tests_the_studys_test_images_and_keeps_its_pages_private(
     assert len(models) == 2
     assert _told(trained, *arguments) == told  # what was trained is not trained again
     assert {p: p.stat().st_mtime_ns for p in models} == models
+
+
+def _grey_side(sites: dict[str, tuple[int, ...]]) -> Side:
+    """Ten images of each of the classes of a hospital."""
+    rows = [(site, label) for site, labels in sites.items() for label in labels for _ in range(10)]
+    labels = np.array([label for _, label in rows])
+    noise = np.random.default_rng(1).integers(0, 256, (len(rows), _SIZE, _SIZE))
+    groups = np.arange(len(rows)).astype(str)
+    names = np.array([site for site, _ in rows])
+    return Side(noise.astype(np.uint8), labels, groups, names, np.zeros_like(noise, np.bool_))
+
+
+def test_without_a_hospital_a_study_is_trained_as_it_says(tmp_path: Path) -> None:
+    network = build_model(_NAME, classes=2, seed=1, group_norm=True)
+    start = get_parameters(network)
+    save_model(tmp_path / "start.safetensors", start, metadata={})
+    table = _study(parameters_sha256(start)).model_dump(mode="json")
+    table["model"] |= {"batch_norm": "group", "train_from": "stage4"}
+    table["training"] |= {"optimiser": "scaffold"}
+    held_out = HeldOut(
+        tmp_path / "out",
+        model=StudyModel(network, _NAME, _CLASSES, _SIZE, (0.5, 0.5), group_norm=True),
+        study=check_settings(table, Study, where="test"),
+        start=tmp_path / "start.safetensors",
+        fit=_grey_side({"a": (0, 1), "b": (0,)}),
+        talk=Console(stderr=True),
+    )
+    trained = get_parameters(held_out.without("a").network)
+    changed = {name for name in start if not np.array_equal(start[name], trained[name])}
+    assert changed
+    assert all(name.startswith(("stage4", "conv5", "fc")) for name in changed)
+
+
+def test_at_a_hospital_of_one_class_sensitivity_is_told() -> None:
+    model = _untrained()
+    with torch.no_grad():
+        model.network.fc.weight.zero_()  # type: ignore[union-attr, operator]
+        model.network.fc.bias.copy_(torch.tensor([1.0, 0.0]))  # type: ignore[union-attr, operator]
+    side = _grey_side({"a": (0, 1), "b": (0,), "c": (1,), "": (1,)})
+    seen = look_at(model, side)
+    asked: list[str] = []
+
+    def without(site: str) -> StudyModel:
+        asked.append(site)
+        return model
+
+    first, second = sensitivity_by_site(seen, seen, _CLASSES, without)
+    assert (first.site, first.label, first.images) == ("b", "Effusion", 10)
+    assert (first.elsewhere, first.model.value) == (10, 1)
+    assert first.held_out == first.model
+    assert (second.site, second.label, second.model.value) == ("c", "Normal", 0)
+    assert second.elsewhere == 20
+    assert asked == ["b", "c"]
+    few = seen[side.sites == "b"][np.arange(10) < 9]
+    assert not list(sensitivity_by_site(few, seen, _CLASSES, None))
 
 
 def test_a_model_without_its_study_is_not_tested_on_what_it_may_have_seen(trained: Path) -> None:

@@ -53,8 +53,11 @@ def _site(run: Path, *, vault: bool) -> SiteFile:
     return site.model_copy(update={"data": site.data.with_name("vault")}) if vault else site
 
 
-def test_a_vault_gives_identical_tensors(run: Path) -> None:
+@pytest.mark.parametrize("equalise", ["none", "histogram"])
+def test_a_vault_gives_identical_tensors(run: Path, equalise: str) -> None:
     study = Study.read(run / "study.toml")
+    options = study.images.model_copy(update={"equalise": equalise})
+    study = study.model_copy(update={"images": options})
     plain, sealed = (XRays(_site(run, vault=vault), study) for vault in (False, True))
     for split in ("train", "validation", "test"):
         one, other = plain.images(split), sealed.images(split)
