@@ -110,7 +110,7 @@ export function showSites(run, names, clock) {
 }
 
 export function showAlarms(run) {
-  const alarms = Object.values(run.alarms).filter((alarm) => alarm.sentence).reverse();
+  const alarms = Object.values(run.alarms).sort((a, b) => b.time - a.time);
   const [active, past] = [alarms.filter((alarm) => alarm.active), alarms.filter((alarm) => !alarm.active)];
   byId("quiet").hidden = active.length > 0;
   byId("alarms").replaceChildren(...active.map(alarmRow));
@@ -130,12 +130,14 @@ const ALARMS = {
   "metrics-disagree": "Metrics disagree",
   "model-disagrees": "Models disagree",
   "mean-xrays-disagree": "Mean X-rays disagree",
+  "images-disagree": "Numbers of images disagree",
   "not-countersigned": "Not countersigned",
 };
 
-function alarmRow({ code, round, sentence: text, time: when }) {
-  const place = round ? `round ${round}, ` : "";
-  return make("li", {}, make("b", {}, ALARMS[code] ?? code), `: ${text}`, make("time", {}, place, time(when).textContent));
+function alarmRow({ code, first, last, times, sentence: text, time: when }) {
+  const rounds = first === last ? `round ${last}` : `rounds ${first} to ${last}`;
+  const place = `${last ? `${rounds}, ` : ""}${times > 1 ? `${times} times, the last ` : ""}`;
+  return make("li", {}, make("b", {}, ALARMS[code]), `: ${text}`, make("time", {}, place, time(when).textContent));
 }
 
 export function showBytes(run, names) {
