@@ -17,11 +17,11 @@ class SiteState:
     """One site.
 
     ``phase`` is what the journal says, one of ``PHASES``. A site tells nothing between a request
-    and its answer, so what a working one does is estimated: ``expected`` are the steps of its last
-    answer and their seconds. Times are seconds since 1970; ``seconds`` is how long its last answer
-    took, from request to arrival. ``phase_seconds`` are those of all its answers together.
-    ``sent`` are the bytes that have come in of an answer which is on its way, None while there is
-    none: they are the gateway's count, not the journal's.
+    and its answer, so what a working one does is estimated from ``last``, its last answer. Times
+    are seconds since 1970; ``seconds`` is how long that answer took, from request to arrival.
+    ``phase_seconds`` are those of all its answers together. ``sent`` are the bytes that have come
+    in of an answer which is on its way, None while there is none: they are the gateway's count, not
+    the journal's.
     """
 
     phase: str = "expected"
@@ -29,7 +29,7 @@ class SiteState:
     since: float = 0.0
     note: str = ""
     seconds: float = 0.0
-    expected: list[tuple[str, float]] = field(default_factory=list)
+    last: SiteAnswered | None = None
     enrolments: int = 0
     enrolment_bytes: int = 0
     updates: int = 0
@@ -49,7 +49,7 @@ class SiteState:
         """Its update arrived."""
         arrived = event.time.timestamp()
         self.seconds = max(arrived - self.since, 0.0)
-        self.expected = _steps(event, self.seconds)
+        self.last = event
         self.phase, self.round, self.since, self.note = "done", event.round, arrived, ""
         self.updates += 1
         self.update_bytes += event.bytes_up
@@ -71,7 +71,7 @@ class SiteState:
             "since": self.since,
             "note": self.note,
             "seconds": self.seconds,
-            "expected": self.expected,
+            "expected": _steps(self.last, self.seconds) if self.last else [],
             "up": self.enrolment_bytes + self.update_bytes + self.xray_bytes,
             "down": self.bytes_down,
             "left": {

@@ -317,7 +317,9 @@ class RunState:
     def _site(self, name: str) -> SiteState:
         """A site, which is about to change."""
         self.changes.note("sites", name)
-        return self._sites.setdefault(name, SiteState())
+        if name not in self._sites:
+            self._sites[name] = SiteState()
+        return self._sites[name]
 
     def _study_row(self) -> dict[str, Any]:
         begun = self.started

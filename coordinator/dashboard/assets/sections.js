@@ -27,7 +27,6 @@ export function showTop(run, clock) {
 }
 
 function sentence({ study, now, journal }) {
-  if (journal.read < 1) return `Reading the journal: ${Math.floor(100 * journal.read)} %.`;
   if (!study.study) return "The study has not begun: its journal says nothing of it yet.";
   if (now.state === "closed") return `All ${plural(study.rounds, "round")} are complete; the sites hold the model.`;
   if (now.state === "stopped") return `Ended after ${now.complete} of ${plural(study.rounds, "round")}: ${now.failure}`;
@@ -51,6 +50,7 @@ function timing({ study, now, sites }, clock) {
 
 function notes({ study, journal }) {
   const found = [];
+  if (journal.read < 1) found.push(`${Math.floor(100 * journal.read)} % of the journal was read. Until it is 100 %, counts, curves and past alarms are of its last lines only.`);
   if (journal.trouble) found.push(`The journal cannot be read to its end. ${journal.trouble}.`);
   if (journal.torn) found.push(`${plural(journal.torn, "line")} of the journal, torn by a crash, ${journal.torn === 1 ? "was" : "were"} left out.`);
   if (study.earlier_runs) found.push(`This journal holds ${study.earlier_runs + 1} runs; the last one is shown, and all are in the log.`);

@@ -120,6 +120,6 @@ def write(folder: Path, *events: Event) -> Path:
 def write_fast(folder: Path, events: Iterator[Event]) -> Path:
     """A long journal at once: lines as the journal writes them, but for the chain of digests."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "journal.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / "journal.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(event.model_dump_json() + "\n" for event in events)
     return folder
