@@ -35,6 +35,7 @@ class SiteState:
     updates: int = 0
     update_bytes: int = 0
     xray_bytes: int = 0
+    clear_bytes: int = 0
     bytes_down: int = 0
     clipped: int = 0
     sent: int | None = None
@@ -53,6 +54,7 @@ class SiteState:
         self.phase, self.round, self.since, self.note = "done", event.round, arrived, ""
         self.updates += 1
         self.update_bytes += event.bytes_up
+        self.clear_bytes += event.clear_bytes
         self.bytes_down += event.bytes_down
         self.clipped += event.clipped
         for phase, seconds in event.seconds.items():
@@ -78,16 +80,17 @@ class SiteState:
                 "enrolments": [self.enrolments, self.enrolment_bytes],
                 "updates": [self.updates, self.update_bytes],
                 "mean_xrays": [int(self.xray_bytes > 0), self.xray_bytes],
+                "clear": self.clear_bytes,
             },
             "clipped": self.clipped,
+            "phase_seconds": {name: round(sum_s, 3) for name, sum_s in self.phase_seconds.items()},
             "sent": self.sent,
         }
 
     def to_counts(self) -> dict[str, Any]:
-        """What the page does not get: seconds by phase of all its updates, and failures by kind."""
+        """What the page does not get."""
         return {
             "updates": self.updates,
-            "phase_seconds": dict(self.phase_seconds),
             "failures": dict(self.failures),
         }
 

@@ -1,5 +1,6 @@
 // The sections of a run's page that are text and tables.
 
+import { filled, swatch } from "./charts.js";
 import { estimate, timeLeft } from "./estimate.js";
 import { byId, bytes, digest, draw, duration, make, plural, say, share, time } from "./page.js";
 
@@ -140,34 +141,46 @@ function alarmRow({ code, first, last, times, sentence: text, time: when }) {
   return make("li", {}, make("b", {}, ALARMS[code]), `: ${text}`, make("time", {}, place, time(when).textContent));
 }
 
+// Parts of a round that follow one another, in the order of their looks.
+export const PHASES = ["open", "evaluate", "train", "seal", "add"];
+
+export function showTimes(run, names) {
+  const legend = byId("time-legend");
+  fit(legend, PHASES, (phase, n) => make("li", {}, swatch(n), phase));
+  const rows = names.map((name) => PHASES.map((phase) => run.sites[name]?.phase_seconds[phase] ?? 0));
+  showStacks(byId("site-times"), names, rows, (row) => duration(row.reduce((sum, part) => sum + part, 0)));
+}
+
 export function showBytes(run, names) {
-  const list = byId("bytes");
-  fit(list, names, (name) =>
-    make(
-      "li",
-      {},
-      make("span", {}, name),
-      draw("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, draw("rect", { class: "fill0", height: 10 }), draw("rect", { class: "fill1", height: 10 })),
-      make("span"),
-    ),
-  );
-  const sites = names.map((name) => run.sites[name] ?? { up: 0, down: 0 });
-  const most = Math.max(1, ...sites.map(({ up, down }) => up + down));
-  sites.forEach(({ up, down }, n) => {
-    const [sent, received] = list.children[n].querySelectorAll("rect");
-    sent.setAttribute("width", (100 * up) / most);
-    received.setAttribute("x", (100 * up) / most);
-    received.setAttribute("width", (100 * down) / most);
-    say(list.children[n].lastChild, `${bytes(up)} / ${bytes(down)}`);
+  fit(byId("byte-legend"), ["sent", "received"], (what, n) => make("li", {}, swatch(n), what));
+  const rows = names.map((name) => [run.sites[name]?.up ?? 0, run.sites[name]?.down ?? 0]);
+  showStacks(byId("bytes"), names, rows, ([up, down]) => `${bytes(up)} / ${bytes(down)}`);
+}
+
+// A bar for each name, of as many parts as its row has numbers.
+function showStacks(list, names, rows, tell) {
+  const part = (_, look) => draw("g", {}, ...filled(look, (paint) => draw("rect", { height: "100%", ...paint })));
+  fit(list, names, (name, n) => make("li", {}, make("span", {}, name), draw("svg", { "aria-hidden": "true" }, ...rows[n].map(part)), make("span")));
+  const most = Math.max(1e-3, ...rows.map((row) => row.reduce((sum, size) => sum + size, 0)));
+  rows.forEach((row, n) => {
+    let begin = 0;
+    row.forEach((size, k) => {
+      for (const rect of list.children[n].querySelector("svg").children[k].children) {
+        rect.setAttribute("x", `${(100 * begin) / most}%`);
+        rect.setAttribute("width", `${(100 * size) / most}%`);
+      }
+      begin += size;
+    });
+    say(list.children[n].lastChild, tell(row));
   });
 }
 
 export function showLeft(run, names) {
   const { study } = run;
-  const sealed = study.protection === "none" ? "Nothing was encrypted in this run." : `How many times, and how many bytes; all of it sealed with ${study.protection}, so that the coordinator cannot open it.`;
+  const sealed = study.protection === "none" ? "Nothing was encrypted in this run." : `How many times, and how many bytes; all but what is in the clear is sealed with ${study.protection}, so that the coordinator cannot open it.`;
   say(byId("left-what"), study.study ? `${sealed} No X-ray leaves a hospital.` : "");
   const body = byId("left-rows");
-  fit(body, names, (name) => make("tr", {}, make("th", { scope: "row" }, name), ...["n", "n", "n", "n extra"].map((kind) => make("td", { class: kind }))));
+  fit(body, names, (name) => make("tr", {}, make("th", { scope: "row" }, name), ...["n", "n", "n", "n", "n extra"].map((kind) => make("td", { class: kind }))));
   names.forEach((name, n) => {
     const site = run.sites[name];
     if (!site) return;
@@ -175,7 +188,8 @@ export function showLeft(run, names) {
     [site.left.enrolments, site.left.updates, site.left.mean_xrays].forEach(([count, size], k) => {
       say(cells[k], count ? `${count} · ${bytes(size)}` : "–");
     });
-    say(cells[3], bytes(site.up));
+    say(cells[3], site.left.clear ? bytes(site.left.clear) : "–");
+    say(cells[4], bytes(site.up + site.left.clear));
   });
 }
 

@@ -69,6 +69,7 @@ def test_a_whole_study_is_told_in_full() -> None:
         "enrolments": [1, 848],
         "updates": [4, 4 * 7_200_000],
         "mean_xrays": [0, 0],
+        "clear": 4 * 1500,
     }
     assert north["up"] == 848 + 4 * 7_200_000
     assert north["down"] == 9_000_000 + 4 * 7_200_848
