@@ -254,12 +254,16 @@ def create_server(settings: GatewaySettings) -> GatewayServer:
     return GatewayServer(app, listener=listener, tls=tls, limits=limits, peers=peers)
 
 
+def create_log(path: Path) -> logging.Handler:
+    """Where the refusals are written; strangers can cause them, so it must not fill the disk."""
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOGS)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
 def _main() -> None:
     settings = read_settings(Path(sys.argv[1]), GatewaySettings)
-    # strangers can make it write, so it must not fill the disk
-    handler = RotatingFileHandler(settings.log, maxBytes=_LOG_BYTES, backupCount=_LOGS)
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[create_log(settings.log)])
     for name in ("uvicorn.error", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     server = create_server(settings)

@@ -96,7 +96,9 @@ class Records:
             check_signature(statement, signature, public=self.site_keys.get(site, ""))
         except RecordError as error:
             sentence = f"{site} did not countersign the record of round {number - 1}: {error}"
-            self._journal.write(Alarm(round=number, code="not-countersigned", sentence=sentence))
+            self._journal.write(
+                Alarm(round=number, site=site, code="not-countersigned", sentence=sentence)
+            )
             return
         self._journal.write(
             RoundCountersigned(

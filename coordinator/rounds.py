@@ -334,7 +334,9 @@ class Coordinator:
         self._released.note(answered.site, answered.answer)
         if clipped:
             sentence = f"{answered.site} clipped {clipped} parameters"
-            self.journal.write(Alarm(round=number, code="clipping", sentence=sentence))
+            self.journal.write(
+                Alarm(round=number, site=answered.site, code="clipping", sentence=sentence)
+            )
 
     def _aggregation(self, suite: Suite, values: int) -> Aggregation:
         federation = self.study.federation

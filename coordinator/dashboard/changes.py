@@ -20,7 +20,7 @@ class Changes:
         self._last[section, row] = self.revision
 
     def forget(self, section: str, row: str) -> None:
-        """A part is gone; whoever has it must begin anew."""
+        """A part is gone, and no longer handed out."""
         self._last.pop((section, row), None)
 
     def since(self, revision: int) -> list[Part]:

@@ -89,7 +89,7 @@ class _Families:
             "ppfl_round_duration_seconds", "Wall time of the complete rounds.", labels=_RUN
         )
         gauge("alarms_active", "Alarms that are not over.", "code")
-        counter("alarms", "Alarms that were raised.", "code")
+        counter("alarms", "How often an alarm was raised.", "code")
         gauge("site_state", "1 for the state in which the site is.", "site", "state")
         counter("site_phase_seconds", "Time that the site's updates took.", "site", "phase")
         counter("site_updates", "Updates that are in a total.", "site")

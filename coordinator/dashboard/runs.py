@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coordinator.dashboard.log import Filter, Log
-from coordinator.dashboard.state import RunState
+from coordinator.dashboard.log import Filter
+from coordinator.dashboard.reading import Reading
 from ppfl.errors import RunError
-from ppfl.federation import JournalReader
 from ppfl.uploads import UPLOADS, read_uploads
 
-_READ_BYTES = 512 * 1024  # at one time, so that pages are answered meanwhile
 _RESCAN_S = 2.0
 _FILES = ("journal.jsonl", "study.toml")  # a folder with one of them is a run
 _DEPTHS = ("*", "*/*")  # of a folder of runs, and of one of coordinators' folders
@@ -26,6 +22,8 @@ _DEPTHS = ("*", "*/*")  # of a folder of runs, and of one of coordinators' folde
 class LiveRun:
     """A run that is looked at again and again; all methods may be called from any thread.
 
+    A long journal is shown from near its end until all of it was read, which may take a minute:
+    at once, the present is right, while counts, curves and what is over are of its last lines.
     ``name`` tells it from others on the pages.
     """
 
@@ -42,11 +40,12 @@ class LiveRun:
     def look(self) -> bool:
         """Read on; whether there may be more to read at once."""
         with self._lock:
-            read = self._read()
-            self._state.tick(time.time())
-            running = self._state.state == "running"
-            self._state.note_uploads(read_uploads(self.folder / UPLOADS) if running else {})
-            return read
+            more = self._read()
+            state = self._shown.state
+            state.tick(time.time())
+            running = state.state == "running"
+            state.note_uploads(read_uploads(self.folder / UPLOADS) if running else {})
+            return more
 
     def increment(self, seen: str) -> tuple[str, str] | None:
         """What changed since a place, as JSON, and the new place; None if nothing did.
@@ -55,10 +54,11 @@ class LiveRun:
             seen: a place from an earlier call, perhaps on an earlier server, or empty.
         """
         with self._lock:
-            mark = f"{self._mark}-{self._state.restarts}"
+            state = self._shown.state
+            mark = f"{self._shown.mark}-{state.restarts}"
             before, _, number = seen.rpartition("-")
             known = before == mark and number.isdecimal()
-            place = f"{mark}-{self._state.changes.revision}"
+            place = f"{mark}-{state.changes.revision}"
             if place == seen:
                 return None
             head = {
@@ -67,81 +67,53 @@ class LiveRun:
                 "journal": self._journal_row(),
                 "report": self.report.is_file(),
             }
-            parts = self._state.to_json(int(number) if known else 0)
+            parts = state.to_json(int(number) if known else 0)
             return f'{json.dumps(head)[:-1]},"parts":{parts}}}', place
 
     def to_overview(self) -> dict[str, Any]:
         """What the list of studies shows of it."""
         with self._lock:
-            row = self._state.to_overview() | {"name": self.name, "trouble": self._trouble}
-            return row | {"read": self._share(), "report": self.report.is_file()}
+            row = self._shown.state.to_overview() | {"name": self.name, "read": self._share()}
+            return row | {"trouble": self._shown.trouble, "report": self.report.is_file()}
 
     def to_figures(self) -> dict[str, Any]:
         """What :mod:`coordinator.dashboard.metrics` tells of it."""
         with self._lock:
-            return self._state.to_figures() | {"journal": self._journal_row()}
+            return self._shown.state.to_figures() | {"journal": self._journal_row()}
 
     def log(self, chosen: Filter, *, before: int = 0, after: int = 0) -> dict[str, Any]:
         """A page of the log: see ``Log.page``."""
         with self._lock:
-            log = self._log
+            log = self._shown.log
         return log.page(chosen, before=before, after=after)
 
     def _begin(self) -> None:
-        self._reader = JournalReader(self.folder / "journal.jsonl")
-        self._state, self._log = RunState(), Log()
-        self._mark = secrets.token_hex(6)
-        self._lines = self._torn = 0
-        self._trouble, self._damaged = "", False
+        self._whole = self._shown = Reading(self.folder / "journal.jsonl")
 
     def _read(self) -> bool:
         try:
-            lines = self._reader.read(most=_READ_BYTES)
+            first = not self._whole.begun
+            more = self._whole.read()
+            if first and self._whole.share() < 1:
+                self._shown = Reading(self.folder / "journal.jsonl")
+                self._shown.skip()
+            if self._shown is not self._whole:
+                self._shown.read()
+                self._shown.state.changes.note("now")  # how much was read
+                if not more or self._whole.trouble:
+                    self._shown = self._whole
         except RunError as error:
-            if self._reader.offset:
+            if self._whole.begun:
                 self._begin()  # another journal lies there now
-            self._say(str(error))
+            self._shown.say(str(error))
             return False
-        if not self._damaged:
-            self._say("")
-        for line in lines:
-            if self._damaged:
-                break  # it is still looked at, for it may be replaced
-            try:
-                event = line.event()
-            except RunError as error:
-                self._damaged = True
-                self._say(f"{error}; nothing from there on is shown")
-                break
-            self._lines = line.number
-            self._log.add(line)
-            if event is None:
-                self._torn += 1
-            else:
-                self._state.note(event)
-        if lines:
-            self._state.changes.note("now")
-        return bool(lines)
-
-    def _say(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            self._trouble = trouble
-            self._state.changes.note("now")
+        return more
 
     def _share(self) -> float:
-        """How much of the journal was read, in [0, 1]."""
-        with suppress(OSError):
-            size = self._reader.path.stat().st_size
-            return min(self._reader.offset / size, 1.0) if size else 1.0
-        return 1.0
+        return 1.0 if self._shown is self._whole else self._whole.share()
 
     def _journal_row(self) -> dict[str, Any]:
-        return {
-            "lines": self._lines,
-            "read": self._share(),
-            "torn": self._torn,
-            "trouble": self._trouble,
-        }
+        return {"read": self._share()} | self._shown.to_row()
 
 
 class Runs:

@@ -17,11 +17,11 @@ class SiteState:
     """One site.
 
     ``phase`` is what the journal says, one of ``PHASES``. A site tells nothing between a request
-    and its answer, so what a working one does is estimated: ``expected`` are the steps of its last
-    answer and their seconds. Times are seconds since 1970; ``seconds`` is how long its last answer
-    took, from request to arrival. ``phase_seconds`` are those of all its answers together.
-    ``sent`` are the bytes that have come in of an answer which is on its way, None while there is
-    none: they are the gateway's count, not the journal's.
+    and its answer, so what a working one does is estimated from ``last``, its last answer. Times
+    are seconds since 1970; ``seconds`` is how long that answer took, from request to arrival.
+    ``phase_seconds`` are those of all its answers together. ``sent`` are the bytes that have come
+    in of an answer which is on its way, None while there is none: they are the gateway's count, not
+    the journal's.
     """
 
     phase: str = "expected"
@@ -29,12 +29,13 @@ class SiteState:
     since: float = 0.0
     note: str = ""
     seconds: float = 0.0
-    expected: list[tuple[str, float]] = field(default_factory=list)
+    last: SiteAnswered | None = None
     enrolments: int = 0
     enrolment_bytes: int = 0
     updates: int = 0
     update_bytes: int = 0
     xray_bytes: int = 0
+    clear_bytes: int = 0
     bytes_down: int = 0
     clipped: int = 0
     sent: int | None = None
@@ -49,10 +50,11 @@ class SiteState:
         """Its update arrived."""
         arrived = event.time.timestamp()
         self.seconds = max(arrived - self.since, 0.0)
-        self.expected = _steps(event, self.seconds)
+        self.last = event
         self.phase, self.round, self.since, self.note = "done", event.round, arrived, ""
         self.updates += 1
         self.update_bytes += event.bytes_up
+        self.clear_bytes += event.clear_bytes
         self.bytes_down += event.bytes_down
         self.clipped += event.clipped
         for phase, seconds in event.seconds.items():
@@ -71,23 +73,24 @@ class SiteState:
             "since": self.since,
             "note": self.note,
             "seconds": self.seconds,
-            "expected": self.expected,
+            "expected": _steps(self.last, self.seconds) if self.last else [],
             "up": self.enrolment_bytes + self.update_bytes + self.xray_bytes,
             "down": self.bytes_down,
             "left": {
                 "enrolments": [self.enrolments, self.enrolment_bytes],
                 "updates": [self.updates, self.update_bytes],
                 "mean_xrays": [int(self.xray_bytes > 0), self.xray_bytes],
+                "clear": self.clear_bytes,
             },
             "clipped": self.clipped,
+            "phase_seconds": {name: round(sum_s, 3) for name, sum_s in self.phase_seconds.items()},
             "sent": self.sent,
         }
 
     def to_counts(self) -> dict[str, Any]:
-        """What the page does not get: seconds by phase of all its updates, and failures by kind."""
+        """What the page does not get."""
         return {
             "updates": self.updates,
-            "phase_seconds": dict(self.phase_seconds),
             "failures": dict(self.failures),
         }
 

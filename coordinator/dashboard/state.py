@@ -97,7 +97,7 @@ class RunState:
                 for name in event.sites:
                     self._site(name).xray_bytes += event.bytes_up
             case Alarm():
-                self._raise(event, event.code, event.sentence)
+                self._raise(event, event.code, event.sentence, site=event.site)
             case StudyClosed():
                 self._closed, self.state = event, "closed"
                 self.alarms.settle("quorum", "site-lost", "site-late", "site-refused")
@@ -213,6 +213,8 @@ class RunState:
         self._answers[event.site] = event
         self._failed.discard(event.site)
         self.alarms.settle("site-lost", "site-late", "site-refused", site=event.site)
+        if not event.clipped:
+            self.alarms.settle("clipping", site=event.site)
 
     def _note_return(self, event: SiteAskedAgain) -> None:
         if event.site in self._sites:  # a node that has not enrolled has a number for a name
@@ -240,7 +242,6 @@ class RunState:
         if left <= least:
             what = "one more lost site ends it" if left == least else "it cannot be closed"
             sentence = f"round {event.round} has {left} sites left and needs {least}: {what}"
-            self.alarms.settle("quorum")
             self._raise(event, "quorum", sentence)
 
     def _note_close(self, event: RoundClosed) -> None:
@@ -263,8 +264,6 @@ class RunState:
             )
             self.changes.note("rounds", str(event.round))
         self.alarms.settle("quorum")
-        if not any(answer.clipped for answer in self._answers.values()):
-            self.alarms.settle("clipping")
 
     def _note_metrics(self, event: MetricsReleased) -> None:
         if event.split not in self._metrics:  # of personal models: the log tells them
@@ -318,7 +317,9 @@ class RunState:
     def _site(self, name: str) -> SiteState:
         """A site, which is about to change."""
         self.changes.note("sites", name)
-        return self._sites.setdefault(name, SiteState())
+        if name not in self._sites:
+            self._sites[name] = SiteState()
+        return self._sites[name]
 
     def _study_row(self) -> dict[str, Any]:
         begun = self.started

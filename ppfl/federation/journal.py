@@ -190,6 +190,7 @@ class Alarm(Event):
 
     event: Literal["alarm"] = "alarm"
     round: int
+    site: str = Field("", description="empty if it is not one site's")
     code: AlarmCode
     sentence: str
 

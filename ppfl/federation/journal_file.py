@@ -143,30 +143,36 @@ class JournalReader:
         Raises:
             RunError: the file was cut or replaced; a new reader starts from its beginning.
         """
-        try:
-            with self.path.open("rb") as file:
-                self._check_same(file)
-                file.seek(self._start)
-                data = file.read(most)
-                if b"\n" not in data:
-                    data += file.readline()
-        except FileNotFoundError:
-            if self._start:
-                raise self._replaced() from None
-            return []
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be read: {error.strerror}") from None
         lines = []
-        for raw in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]:
+        for raw in self._read_whole(most).split(b"\n")[:-1]:
             self._number += 1
             lines.append(Line(self.path, self._number, self._start, raw))
             self._start += len(raw) + 1
         return lines
 
-    def skip(self) -> None:
-        """Pass over all lines that are there; raises as ``read`` does."""
-        while self.read():
-            pass
+    def skip(self, *, rest: int = 0, kind: str = "") -> Line | None:
+        """Pass over all lines that are there, but for about the last ``rest`` bytes.
+
+        Returns:
+            The last line that was passed over and names its event ``kind``, if there is one.
+
+        Raises:
+            RunError: as ``read`` does.
+        """
+        found, mark = None, _KIND + kind.encode() + b'"'
+        size = self.path.stat().st_size if self.path.exists() else 0
+        while self._start < size - rest:
+            data = self._read_whole(min(_BATCH, size - rest - self._start))
+            if not data:
+                break
+            if (place := data.rfind(mark)) >= 0:
+                begin = data.rfind(b"\n", 0, place) + 1
+                number = self._number + data.count(b"\n", 0, begin) + 1
+                raw = data[begin : data.index(b"\n", place)]
+                found = Line(self.path, number, self._start + begin, raw)
+            self._number += data.count(b"\n")
+            self._start += len(data)
+        return found
 
     def unfinished(self) -> Line | None:
         """What follows the last line end, if anything does; it is read again later."""
@@ -177,6 +183,23 @@ class JournalReader:
         except OSError:
             return None
         return Line(self.path, self._number + 1, self._start, raw) if raw else None
+
+    def _read_whole(self, most: int) -> bytes:
+        """About ``most`` of the bytes to come: whole lines, at least one if there is one."""
+        try:
+            with self.path.open("rb") as file:
+                self._check_same(file)
+                file.seek(self._start)
+                data = file.read(most)
+                if b"\n" not in data:
+                    data += file.readline()
+        except FileNotFoundError:
+            if self._start:
+                raise self._replaced() from None
+            return b""
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read: {error.strerror}") from None
+        return data[: data.rfind(b"\n") + 1]
 
     def _check_same(self, file: BinaryIO) -> None:
         status = os.fstat(file.fileno())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
 import struct
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from contextlib import closing
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 
 from tests.attacks.canaries import Canary, find, find_counts
+from tests.attacks.holdings import held_in
 
 _PASSPHRASE = "correct-horse-battery-staple"
 _PRIME = 2**521 - 1
@@ -66,3 +69,21 @@ def test_counts_are_numbers_and_not_parts_of_others() -> None:
         "west's images is in log",
         "east's images is in checkpoint",
     ]
+
+
+def test_what_lies_in_a_database_or_a_log_is_found(tmp_path: Path) -> None:
+    """Also across the pages of a database, and in what is not yet written through to it."""
+    page, _ = 4096, (tmp_path / "flower").mkdir()
+    with closing(sqlite3.connect(tmp_path / "flower" / "state.db")) as database:
+        database.execute("PRAGMA journal_mode = wal")
+        database.execute("CREATE TABLE objects (id TEXT, content BLOB)")
+        for number in range(0, len(_PASSPHRASE) * 4):  # one of them lies across two pages
+            content = bytes(2 * page - number) + _PASSPHRASE.encode() + bytes(page)
+            database.execute("INSERT INTO objects VALUES (?, ?)", (f"o{number}", content))
+            database.commit()
+        (tmp_path / "flower" / "superlink.log").write_text(f"a sum of {_SUM}")
+        held = held_in(tmp_path)
+    found = find({"passphrase": _PASSPHRASE, "sum": _SUM}, held)
+    assert "passphrase is in flower/state.db, objects, as text" in found
+    assert "sum is in flower/superlink.log, decimal" in found
+    assert held["flower/state.db, objects"].count(_PASSPHRASE.encode()) == 4 * len(_PASSPHRASE)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,18 @@ from typer.testing import CliRunner
 import sites.hospital
 from coordinator.rounds import Coordinator
 from ppfl.codec import WEIGHT_UNIT, PackedSuite, Quantizer, ranges_of
-from ppfl.crypto import PrivateKey, create_engine, read_private_key
+from ppfl.crypto import PrivateKey, create_engine
 from ppfl.errors import InvalidKeyError
+from ppfl.federation import read_journal
+from ppfl.federation.journal import (
+    ImagesReleased,
+    MetricsReleased,
+    RoundCountersigned,
+    StudyClosed,
+)
 from ppfl.learning.files import load_model
 from ppfl.learning.images import ImageSet, pixel_sums
 from ppfl.learning.models import get_parameters
-from ppfl.learning.sources import read_records
 from ppfl.report import write_report
 from ppfl.settings import SiteFile, Study
 from simulations.local_grid import LocalGrid
@@ -33,6 +41,8 @@ from sites.messages import SEALED, read_sealed
 from sites.requests import Parameters
 from sites.xrays import XRays
 from tests.attacks.canaries import Canary, find, find_counts
+from tests.attacks.holdings import held_in, site_secrets
+from tests.coordinator.dashboard.pages import served
 from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
 
@@ -54,12 +64,20 @@ class ListeningGrid(LocalGrid):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rounds", "floor"), [(1, 1000), (2, 1)], ids=["nothing released", "all released"]
+)
 def test_nothing_of_a_site_is_in_what_the_coordinator_holds_or_hears(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rounds: int,
+    floor: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path / "run"
-    federation = {"release_floor": 1000, "keep_ciphertexts": True}
-    scenario = tiny_scenario("shared", training={"rounds": 1}, federation=federation)
+    federation = {"release_floor": floor, "keep_ciphertexts": True}
+    training = {"rounds": rounds}
+    scenario = tiny_scenario("shared", training=training, federation=federation)
     prepare_once(_unequal(scenario), folder)
     broken = _break_one_image(folder / "sites" / "west")
     # what `ppfl coordinator run` puts in its run's folder, and no more
@@ -82,47 +100,118 @@ def test_nothing_of_a_site_is_in_what_the_coordinator_holds_or_hears(
     with caplog.at_level(logging.DEBUG):
         Coordinator(grid, coordinator).run()
         write_report(coordinator)
-    result = CliRunner().invoke(_app, ["audit", str(coordinator), "--json"])
-    assert result.exit_code == 0, result.stderr
+        shown = served(coordinator)
+    printed = [
+        _print("audit", str(coordinator), "--json"),
+        _print("export", str(coordinator), "--out", str(coordinator / "tables")),
+    ]
 
-    held = {
-        str(path.relative_to(coordinator)): path.read_bytes()
-        for path in coordinator.rglob("*")
-        if path.is_file() and path.name != "start.safetensors"  # public, and the same for all
-    }
+    held = held_in(coordinator)
+    del held["start.safetensors"]  # public, and the same for all
     wanted = {"journal.jsonl", "checkpoint.bin", "report.html", "ciphertexts/round-0001/east.bin"}
-    assert set(held) >= wanted
+    assert set(held) >= wanted | {"tables/metrics.csv", "tables/classes.csv", "tables/sites.csv"}
     assert "ciphertexts/round-0001/west.bin" not in held
     held |= {f"what was heard, {n}": data for n, data in enumerate(grid.heard + grid.sealed)}
-    held["what was printed"] = result.stdout.encode()
+    held |= {f"the dashboard, {path}": data for path, data in shown.items()}
+    held["what was printed"] = "".join(printed).encode()
     # a site's log lies at the site, which shares the process here; matplotlib tells of its fonts
     others = ("ppfl.site", "matplotlib", "PIL")
     logged = [record for record in caplog.records if not record.name.startswith(others)]
     held["the log"] = "\n".join(record.getMessage() for record in logged).encode()
     assert str(broken) in caplog.text
-    canaries = {"west's broken image": str(broken), "its name": broken.name}
+    canaries: dict[str, Canary] = {"west's broken image": str(broken), "its name": broken.name}
     counts = {}
     for name in SITES:
         site = SiteFile.read(folder / "sites" / name / "site.toml")
-        canaries |= {f"{name}'s {what}": value for what, value in _secrets(site).items()}
+        canaries |= {f"{name}'s {what}": value for what, value in site_secrets(site).items()}
         counts |= {f"{name}'s images of {label}": n for label, n in _COUNTS[name].items()}
         if name != "west":
             images = XRays(site, Study.read(site.study)).images("train")
             counts[f"{name}'s images to train on"] = len(images.labels)
             for what, number in zip(("sum", "squares"), pixel_sums(images)[1:], strict=True):
                 canaries[f"{name}'s {what} of pixels"] = number
-    assert len(trained) == 2
+    assert len(trained) == 2 * rounds
     for ended in trained:
         for name, array in ended.items():
             if array.size >= 1000:
                 canaries[f"a trained {name}"] = array
     assert find(canaries, held) == []
-    del held["report.html"]  # its pictures are full of small numbers
-    assert find_counts(counts, held) == []
-    # counts of so few images are never released
-    assert b"accuracy" not in held["journal.jsonl"]
     # and were one of them there, it would be found
     assert find(canaries, {"spilt": broken.read_bytes() + str(broken).encode()})
+
+    events = read_journal(coordinator / "journal.jsonl")
+    released = [e for e in events if isinstance(e, MetricsReleased | ImagesReleased)]
+    countersigned = [e for e in events if isinstance(e, RoundCountersigned)]
+    assert isinstance(events[-1], StudyClosed)
+    assert len(countersigned) == 2 * rounds
+    if floor == 1000:  # counts of so few images are never released
+        assert b"accuracy" not in held["journal.jsonl"]
+        assert not any(event.counts for event in released if isinstance(event, MetricsReleased))
+    else:
+        _check_that_released_counts_are_of_all(released, folder)
+    together = set(_numbers([event.model_dump(include=_FIGURES) for event in released]))
+    counts = {what: count for what, count in counts.items() if count not in together}
+    assert len(counts) >= 6  # not more than two of them happen to be figures of all sites
+    assert find_counts(counts, {where: _counted(data) for where, data in held.items()}) == []
+
+
+_FIGURES = {"metrics": True, "images": True, "counts": {"confusion"}}
+
+
+def _numbers(value: object) -> Iterator[int]:
+    """All whole numbers in what was released, however deep."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)
+    elif isinstance(value, int):
+        yield value
+
+
+def _counted(content: bytes) -> bytes:
+    """What is held, without what has small numbers of its own: lines, pictures, released bins."""
+    for without in (
+        rb'"event":"metrics_released".*',
+        rb'"(number|last|lines|kept)":\d+',
+        rb"ppfl_journal_lines_total.*",
+        rb"<svg.*?</svg>",
+        rb"base64,[A-Za-z0-9+/=]+",
+    ):
+        flags = re.DOTALL if b"svg" in without else 0
+        content = re.sub(without, b"", content, flags=flags)
+    return re.sub(rb"(?<=\d)\.0$", b"", content, flags=re.MULTILINE)  # as Prometheus has counts
+
+
+def _check_that_released_counts_are_of_all(
+    released: list[MetricsReleased | ImagesReleased], folder: Path
+) -> None:
+    """Each figure is the two sites' together, and so none of them is one's."""
+    of_split: Counter[str] = Counter()
+    of_class: Counter[str] = Counter()
+    for name in ("east", "north"):
+        site = SiteFile.read(folder / "sites" / name / "site.toml")
+        study = Study.read(site.study)
+        for split in ("train", "validation", "test"):
+            labels = XRays(site, study).images(split).labels
+            of_split[split] += len(labels)
+            if split == "train":
+                of_class.update(study.classes[label] for label in labels)
+    assert {type(event) for event in released} == {MetricsReleased, ImagesReleased}
+    for event in released:
+        if isinstance(event, ImagesReleased):
+            assert event.images == of_class
+        else:
+            assert event.metrics["images"] == of_split[event.split]
+            if event.counts:
+                assert np.sum(event.counts["confusion"]) == of_split[event.split]
+    assert any(event.counts for event in released if isinstance(event, MetricsReleased))
+
+
+def _print(*arguments: str) -> str:
+    result = CliRunner().invoke(_app, list(arguments))
+    assert result.exit_code == 0, result.stderr
+    return result.stdout + result.stderr
 
 
 _COUNTS = {
@@ -147,33 +236,6 @@ def _break_one_image(place: Path) -> Path:
     picture = sorted((place / "xrays").rglob("*.png"))[0]
     picture.write_bytes(b"no image")
     return picture
-
-
-def _secrets(site: SiteFile) -> dict[str, Canary]:
-    assert site.key is not None
-    assert site.signing_key is not None
-    key = read_private_key(site.key, passphrase=site.passphrase())
-    signing = "".join(site.signing_key.read_text().splitlines()[1:-1])
-    found: dict[str, Canary] = {
-        "passphrase": site.passphrase(),
-        "P": key.P,
-        "Q": key.Q,
-        "p": key.p,
-        "q": key.q,
-        "data": str(site.data),
-        "key file": str(site.key),
-        "work folder": str(site.work),
-        "signing key": signing[-100:],
-    }
-    if (site.work / "model.safetensors").exists():
-        shared = load_model(site.work / "model.safetensors")[0]
-        found["model"] = max(shared.values(), key=lambda array: array.size)
-    for record in read_records(site.data):
-        found |= {
-            f"file {record.path.stem}": record.path.stem,
-            f"patient {record.group}": record.group,
-        }
-    return found
 
 
 def test_local_layers_are_in_no_update_though_nothing_is_encrypted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from flwr.superlink.routers.fleet.router import router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+import coordinator.gateway_server
 from coordinator.gateway import FLEET_ROUTES, read_node_keys
+from coordinator.gateway_server import create_log
 from ppfl.errors import KeyMaterialError
 from ppfl.uploads import read_uploads
 from tests.coordinator.certificates import write_certificates
@@ -278,6 +281,24 @@ def test_a_refusal_is_logged_without_what_the_request_brought(
         "refused 127.0.0.1: POST '/v1/control/start-run': a query",
     ]
     assert "secret" not in caplog.text
+
+
+def test_the_log_of_refusals_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator.gateway_server, "_LOG_BYTES", 2000)
+    with closing(create_log(tmp_path / "requests.log")) as handler:
+        for number in range(1000):
+            told = f"refused 127.0.0.1: POST '/{number:04d}': a query"
+            handler.handle(logging.LogRecord("x", logging.WARNING, "", 0, told, None, None))
+    logs = sorted(tmp_path.iterdir())
+    assert [log.name for log in logs] == [
+        "requests.log",
+        *(f"requests.log.{n}" for n in range(1, 6)),
+    ]
+    assert max(log.stat().st_size for log in logs) <= 2000
+    assert "'/0999'" in logs[0].read_text()
+    assert "'/0000'" not in "".join(log.read_text() for log in logs)
 
 
 def test_what_comes_in_of_an_answer_is_counted_and_what_breaks_off_is_not(site: Site) -> None:

@@ -21,7 +21,7 @@ from ppfl.federation.journal import (
 from ppfl.settings import Study, check_settings
 from tests.deployed import Deployed, connect
 from tests.faults.cases import SITES, STRUCK, Fault
-from tests.live.check import check_model
+from tests.live.check import check_model, check_secrets
 from tests.live.federation import COORDINATOR, LiveFederation
 from tests.live.line import Line
 from tests.live.replay import Replay, rounds_of
@@ -101,6 +101,7 @@ def run_fault(fault: Fault, prepared: Deployed, replay: Replay, root: Path) -> O
         live.wait_for(lambda: live.has_closed(0), seconds=_LONG_S)
         seconds = time.monotonic() - began
         equal = check_model(live, replay)
+        check_secrets(live)
         rounds = rounds_of(live.events())
         missing = {played.number for played in rounds if STRUCK not in played.contributors}
         assert set(fault.missing) <= missing <= {*fault.missing, *fault.may_miss}

@@ -133,6 +133,28 @@ def test_a_reader_gets_each_line_once_when_it_has_ended(journal: Journal) -> Non
     assert journal.path.read_bytes()[last.start :] == last.raw + b"\n"
 
 
+@pytest.mark.parametrize("rest", [0, 1, 500, 10**6])
+@pytest.mark.parametrize("batch", [1, 700, 10**6])
+def test_a_reader_passes_over_all_but_the_end(
+    rest: int, batch: int, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppfl.federation.journal_file._BATCH", batch)
+    for number in range(20):
+        journal.write(RoundStarted(round=number, sites=("a", "b")) if number % 3 else _CLOSED)
+    with journal.path.open("ab") as file:
+        file.write(b'{"version":2')  # not a line yet
+    lines = JournalReader(journal.path).read(most=10**6)
+    reader = JournalReader(journal.path)
+    found = reader.skip(rest=rest, kind="round_closed")
+    end = journal.path.stat().st_size - rest
+    assert max(end - 500, 0) <= reader.offset < max(end, 0) + 500
+    left = reader.read(most=10**6)
+    passed = lines[: len(lines) - len(left)]
+    assert passed + left == lines
+    assert found == next((line for line in passed[::-1] if line.kind == "round_closed"), None)
+    assert reader.skip(kind="round_closed") is None
+
+
 def test_a_reader_says_if_its_file_was_exchanged(journal: Journal) -> None:
     for change in ("cut", "replaced", "removed"):
         journal.write(_CLOSED)

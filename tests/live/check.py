@@ -1,4 +1,4 @@
-"""Whether a federation ended in the model that the replay gives, round by round, bit for bit."""
+"""Whether a federation ended in the right model, and the coordinator knows nothing of a site."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from ppfl.federation.journal import RoundClosed, StudyClosed
 from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.settings import SiteFile, Study
 from sites.vectors import create_suite, shapes_of, update_plan
+from tests.attacks.canaries import find
+from tests.attacks.holdings import held_in, site_secrets
 from tests.deployed import Deployed
 from tests.live.federation import LiveFederation
 from tests.live.replay import Replay, rounds_of
+
+_SEARCHED = ("state.db", "superlink.log", "superexec.log", "requests.log", "uploads.json")
 
 
 def replay_of(prepared: Deployed, *, cache: Path) -> Replay:
@@ -61,3 +65,24 @@ def check_model(live: LiveFederation, replay: Replay) -> int:
         kept, _ = load_model(live.work(name) / "model.safetensors")
         assert parameters_sha256(kept) == model, name
     return equal
+
+
+def check_secrets(live: LiveFederation) -> int:
+    """How many files and tables of the coordinator's were searched for secrets of the sites.
+
+    Raises:
+        AssertionError: one of them holds a site's key, passphrase, path or patient, or the model;
+            or one that was to be searched is not there.
+    """
+    held = held_in(live.deployed.coordinator)
+    for name in _SEARCHED:
+        assert any(where.endswith(name) for where in held), f"{name} among {sorted(held)}"
+    canaries = {
+        f"{name}'s {what}": canary
+        for name in live.sites
+        for what, canary in site_secrets(
+            SiteFile.read(live.deployed.site(name) / "site.toml")
+        ).items()
+    }
+    assert find(canaries, held) == []
+    return len(held)

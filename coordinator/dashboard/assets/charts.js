@@ -49,8 +49,7 @@ class Chart {
     this.svg.addEventListener("pointerdown", (event) => this.cursor.move(this.roundAt(event.offsetX)));
   }
 
-  // `series` are { name, values, look }: values an array by round, with holes; `look` the number of
-  // a colour and a dash, in [0, 8).
+  // `series` are { name, values, look }: values an array by round, with holes; `look` see below.
   show(series) {
     if (series.map((each) => each.name).join() !== this.series.map((each) => each.name).join()) {
       this.values = series.map(() => make("b"));
@@ -127,6 +126,22 @@ class Chart {
   }
 }
 
+// What tells a series from the others, by a number: a colour and, for those who see no colours, a
+// dash or a hatch. Eight looks have eight colours; the next eight have them with other dashes.
+export function lineOf(look) {
+  return `line${look % 8} dash${(look + 3 * Math.floor(look / 8)) % 8}`;
+}
+
+export function filled(look, make) {
+  const hatch = look % 8 ? [make({ fill: `url(#hatch${look % 8})` })] : [];
+  return [make({ class: `fill${look % 8}` }), ...hatch];
+}
+
+export function swatch(look) {
+  const rect = (paint) => draw("rect", { width: "100%", height: "100%", ...paint });
+  return draw("svg", { class: "swatch", "aria-hidden": "true" }, ...filled(look, rect));
+}
+
 // Lines, each with a colour and a dash of its own. `top` is the highest value there can be.
 export class Curves extends Chart {
   constructor(title, unit, cursor, { top = null } = {}) {
@@ -135,7 +150,7 @@ export class Curves extends Chart {
   }
 
   mark(look) {
-    return draw("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" }, draw("line", { class: `curve line${look}`, x1: 0, x2: 26, y1: 5, y2: 5 }));
+    return draw("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" }, draw("line", { class: `curve ${lineOf(look)}`, x1: 0, x2: 26, y1: 5, y2: 5 }));
   }
 
   range() {
@@ -146,7 +161,7 @@ export class Curves extends Chart {
   }
 
   shapes() {
-    return this.series.map(({ values, look }) => draw("path", { class: `curve line${look}`, d: this.path(values) }));
+    return this.series.map(({ values, look }) => draw("path", { class: `curve ${lineOf(look)}`, d: this.path(values) }));
   }
 
   path(values) {
@@ -161,7 +176,7 @@ export class Curves extends Chart {
 
   dots(at) {
     return this.series.flatMap(({ values, look }) =>
-      typeof values[at] === "number" ? [draw("circle", { class: `dot fill${look}`, cx: this.x(at), cy: this.y(values[at]), r: 3.5 })] : [],
+      typeof values[at] === "number" ? [draw("circle", { class: `dot fill${look % 8}`, cx: this.x(at), cy: this.y(values[at]), r: 3.5 })] : [],
     );
   }
 
@@ -173,7 +188,7 @@ export class Curves extends Chart {
 // Bars of which each part is one series.
 export class Bars extends Chart {
   mark(look) {
-    return make("span", { class: `swatch fill${look}`, "aria-hidden": "true" });
+    return swatch(look);
   }
 
   first() {
@@ -204,7 +219,7 @@ export class Bars extends Chart {
     const step = (this.width - EDGE.left - EDGE.right) / Math.max(this.cursor.last, 1);
     const wide = Math.min(Math.max(step * 0.8, 0.6), 40);
     const base = [];
-    return this.series.map(({ values, look }) => {
+    return this.series.flatMap(({ values, look }) => {
       let path = "";
       values.forEach((value, round) => {
         if (!value) return;
@@ -213,7 +228,7 @@ export class Bars extends Chart {
         const [top, bottom] = [this.y(below + value), this.y(below)];
         path += `M${(this.x(round) - wide / 2).toFixed(1)} ${bottom.toFixed(1)}V${top.toFixed(1)}h${wide.toFixed(1)}V${bottom.toFixed(1)}Z`;
       });
-      return draw("path", { class: `fill${look}`, d: path });
+      return filled(look, (paint) => draw("path", { ...paint, d: path }));
     });
   }
 

@@ -3,7 +3,7 @@
 import { Bars, Curves, Cursor } from "./charts.js";
 import { LogPanel } from "./log.js";
 import { byId } from "./page.js";
-import { showAlarms, showBytes, showKey, showLeft, showMetricsTable, showSites, showTest, showTop } from "./sections.js";
+import { PHASES, showAlarms, showBytes, showKey, showLeft, showMetricsTable, showSites, showTest, showTimes, showTop } from "./sections.js";
 import { follow } from "./stream.js";
 
 const SINGLE = ["study", "now"];
@@ -72,6 +72,7 @@ function paint(parts) {
     curves = makeCurves(run.study.classes ?? []);
   }
   if (has("sites", "study")) {
+    showTimes(run, names);
     showBytes(run, names);
     showLeft(run, names);
   }
@@ -87,7 +88,7 @@ function makeCurves(classes) {
     const made = new Curves(title, unit, cursor, options);
     const series = own.map(([label, key], n) => ({ label, look: n, pick: (metrics) => metrics[key] }));
     const pick = (label) => (metrics) => metrics.classes?.[label]?.[ofClass];
-    const each = ofClass ? classes.map((label, n) => ({ label, look: 1 + (n % 7), pick: pick(label) })) : [];
+    const each = ofClass ? classes.map((label, n) => ({ label, look: lookOf(n), pick: pick(label) })) : [];
     return { made, series: [...series, ...each] };
   };
   const unit = "share, 0 to 1";
@@ -103,14 +104,16 @@ function makeCurves(classes) {
   return found;
 }
 
+// The first colour is that of the mean.
+const lookOf = (n) => 1 + (n % 7) + 8 * Math.floor(n / 7);
+
 function showCharts() {
   const newest = (rows) => Object.keys(rows).reduce((most, round) => Math.max(most, Number(round)), 0);
   cursor.extend(Math.max(newest(run.rounds), newest(run.validation)), newest(run.validation));
   for (const { made, series } of curves) {
     made.show(series.map(({ label, look, pick }) => ({ name: label, look, values: byRound(run.validation, pick) })));
   }
-  const phases = [...new Set(Object.values(run.rounds).flatMap((row) => Object.keys(row.seconds)))];
-  times.show(phases.map((phase, n) => ({ name: phase, look: n % 8, values: byRound(run.rounds, (row) => row.seconds[phase]) })));
+  times.show(PHASES.map((phase, n) => ({ name: phase, look: n, values: byRound(run.rounds, (row) => row.seconds[phase]) })));
   walls.show([{ name: "from asking to the total", look: 0, values: byRound(run.rounds, (row) => row.total) }]);
 }
 

@@ -1,5 +1,6 @@
 // The sections of a run's page that are text and tables.
 
+import { filled, swatch } from "./charts.js";
 import { estimate, timeLeft } from "./estimate.js";
 import { byId, bytes, digest, draw, duration, make, plural, say, share, time } from "./page.js";
 
@@ -27,7 +28,6 @@ export function showTop(run, clock) {
 }
 
 function sentence({ study, now, journal }) {
-  if (journal.read < 1) return `Reading the journal: ${Math.floor(100 * journal.read)} %.`;
   if (!study.study) return "The study has not begun: its journal says nothing of it yet.";
   if (now.state === "closed") return `All ${plural(study.rounds, "round")} are complete; the sites hold the model.`;
   if (now.state === "stopped") return `Ended after ${now.complete} of ${plural(study.rounds, "round")}: ${now.failure}`;
@@ -51,6 +51,7 @@ function timing({ study, now, sites }, clock) {
 
 function notes({ study, journal }) {
   const found = [];
+  if (journal.read < 1) found.push(`${Math.floor(100 * journal.read)} % of the journal was read. Until it is 100 %, counts, curves and past alarms are of its last lines only.`);
   if (journal.trouble) found.push(`The journal cannot be read to its end. ${journal.trouble}.`);
   if (journal.torn) found.push(`${plural(journal.torn, "line")} of the journal, torn by a crash, ${journal.torn === 1 ? "was" : "were"} left out.`);
   if (study.earlier_runs) found.push(`This journal holds ${study.earlier_runs + 1} runs; the last one is shown, and all are in the log.`);
@@ -110,7 +111,7 @@ export function showSites(run, names, clock) {
 }
 
 export function showAlarms(run) {
-  const alarms = Object.values(run.alarms).filter((alarm) => alarm.sentence).reverse();
+  const alarms = Object.values(run.alarms).sort((a, b) => b.time - a.time);
   const [active, past] = [alarms.filter((alarm) => alarm.active), alarms.filter((alarm) => !alarm.active)];
   byId("quiet").hidden = active.length > 0;
   byId("alarms").replaceChildren(...active.map(alarmRow));
@@ -130,42 +131,56 @@ const ALARMS = {
   "metrics-disagree": "Metrics disagree",
   "model-disagrees": "Models disagree",
   "mean-xrays-disagree": "Mean X-rays disagree",
+  "images-disagree": "Numbers of images disagree",
   "not-countersigned": "Not countersigned",
 };
 
-function alarmRow({ code, round, sentence: text, time: when }) {
-  const place = round ? `round ${round}, ` : "";
-  return make("li", {}, make("b", {}, ALARMS[code] ?? code), `: ${text}`, make("time", {}, place, time(when).textContent));
+function alarmRow({ code, first, last, times, sentence: text, time: when }) {
+  const rounds = first === last ? `round ${last}` : `rounds ${first} to ${last}`;
+  const place = `${last ? `${rounds}, ` : ""}${times > 1 ? `${times} times, the last ` : ""}`;
+  return make("li", {}, make("b", {}, ALARMS[code]), `: ${text}`, make("time", {}, place, time(when).textContent));
+}
+
+// Parts of a round that follow one another, in the order of their looks.
+export const PHASES = ["open", "evaluate", "train", "seal", "add"];
+
+export function showTimes(run, names) {
+  const legend = byId("time-legend");
+  fit(legend, PHASES, (phase, n) => make("li", {}, swatch(n), phase));
+  const rows = names.map((name) => PHASES.map((phase) => run.sites[name]?.phase_seconds[phase] ?? 0));
+  showStacks(byId("site-times"), names, rows, (row) => duration(row.reduce((sum, part) => sum + part, 0)));
 }
 
 export function showBytes(run, names) {
-  const list = byId("bytes");
-  fit(list, names, (name) =>
-    make(
-      "li",
-      {},
-      make("span", {}, name),
-      draw("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, draw("rect", { class: "fill0", height: 10 }), draw("rect", { class: "fill1", height: 10 })),
-      make("span"),
-    ),
-  );
-  const sites = names.map((name) => run.sites[name] ?? { up: 0, down: 0 });
-  const most = Math.max(1, ...sites.map(({ up, down }) => up + down));
-  sites.forEach(({ up, down }, n) => {
-    const [sent, received] = list.children[n].querySelectorAll("rect");
-    sent.setAttribute("width", (100 * up) / most);
-    received.setAttribute("x", (100 * up) / most);
-    received.setAttribute("width", (100 * down) / most);
-    say(list.children[n].lastChild, `${bytes(up)} / ${bytes(down)}`);
+  fit(byId("byte-legend"), ["sent", "received"], (what, n) => make("li", {}, swatch(n), what));
+  const rows = names.map((name) => [run.sites[name]?.up ?? 0, run.sites[name]?.down ?? 0]);
+  showStacks(byId("bytes"), names, rows, ([up, down]) => `${bytes(up)} / ${bytes(down)}`);
+}
+
+// A bar for each name, of as many parts as its row has numbers.
+function showStacks(list, names, rows, tell) {
+  const part = (_, look) => draw("g", {}, ...filled(look, (paint) => draw("rect", { height: "100%", ...paint })));
+  fit(list, names, (name, n) => make("li", {}, make("span", {}, name), draw("svg", { "aria-hidden": "true" }, ...rows[n].map(part)), make("span")));
+  const most = Math.max(1e-3, ...rows.map((row) => row.reduce((sum, size) => sum + size, 0)));
+  rows.forEach((row, n) => {
+    let begin = 0;
+    row.forEach((size, k) => {
+      for (const rect of list.children[n].querySelector("svg").children[k].children) {
+        rect.setAttribute("x", `${(100 * begin) / most}%`);
+        rect.setAttribute("width", `${(100 * size) / most}%`);
+      }
+      begin += size;
+    });
+    say(list.children[n].lastChild, tell(row));
   });
 }
 
 export function showLeft(run, names) {
   const { study } = run;
-  const sealed = study.protection === "none" ? "Nothing was encrypted in this run." : `How many times, and how many bytes; all of it sealed with ${study.protection}, so that the coordinator cannot open it.`;
+  const sealed = study.protection === "none" ? "Nothing was encrypted in this run." : `How many times, and how many bytes; all but what is in the clear is sealed with ${study.protection}, so that the coordinator cannot open it.`;
   say(byId("left-what"), study.study ? `${sealed} No X-ray leaves a hospital.` : "");
   const body = byId("left-rows");
-  fit(body, names, (name) => make("tr", {}, make("th", { scope: "row" }, name), ...["n", "n", "n", "n extra"].map((kind) => make("td", { class: kind }))));
+  fit(body, names, (name) => make("tr", {}, make("th", { scope: "row" }, name), ...["n", "n", "n", "n", "n extra"].map((kind) => make("td", { class: kind }))));
   names.forEach((name, n) => {
     const site = run.sites[name];
     if (!site) return;
@@ -173,7 +188,8 @@ export function showLeft(run, names) {
     [site.left.enrolments, site.left.updates, site.left.mean_xrays].forEach(([count, size], k) => {
       say(cells[k], count ? `${count} · ${bytes(size)}` : "–");
     });
-    say(cells[3], bytes(site.up));
+    say(cells[3], site.left.clear ? bytes(site.left.clear) : "–");
+    say(cells[4], bytes(site.up + site.left.clear));
   });
 }
 

@@ -69,3 +69,19 @@ def serving(folder: Path, *, port: int = 0) -> Iterator[str]:
         server.should_exit = server.force_exit = True
         thread.join(timeout=30)
         assert not thread.is_alive()
+
+
+def served(folder: Path) -> dict[str, bytes]:
+    """All that the dashboard over one run's folder tells someone who has logged in, by its path."""
+    run, found = folder.name, {}
+    with serving(folder) as address, httpx.Client(base_url=address, timeout=60) as client:
+        client.post("/login", data={"token": TOKEN})
+        paths = [f"/runs/{run}", f"/log/{run}", f"/report/{run}", "/metrics"]
+        for path in paths:
+            answer = client.get(path)
+            assert answer.status_code == 200, path
+            found[path] = answer.content
+        for path in (f"/events/{run}", "/events"):
+            with client.stream("GET", path) as answer:
+                found[path] = next(line for line in answer.iter_lines() if "data:" in line).encode()
+    return found

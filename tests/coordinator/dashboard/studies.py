@@ -56,6 +56,7 @@ def answered(number: int, site: str, **changes: Any) -> SiteAnswered:
         "site": site,
         "bytes_up": 7_200_000,
         "bytes_down": 7_200_848,
+        "clear_bytes": 1500,
         "seconds": _SECONDS,
         "clipped": 0,
     }
@@ -67,13 +68,17 @@ def closed(number: int, sites: Sequence[str] = SITES) -> RoundClosed:
 
 
 def released(
-    number: int, sites: Sequence[str] = SITES, *, split: str = "validation"
+    number: int,
+    sites: Sequence[str] = SITES,
+    *,
+    split: str = "validation",
+    labels: Sequence[str] = CLASSES,
 ) -> MetricsReleased:
     """Metrics that get better with each round."""
     figure = 1 - 0.6 * 0.7**number
     classes = {
         name: {"auroc": figure, "images": 100, "sensitivity": figure, "specificity": figure}
-        for name in CLASSES
+        for name in labels
     }
     metrics = {"accuracy": figure, "macro_auroc": figure, "loss": 1 - figure, "images": 300}
     return MetricsReleased(
@@ -94,6 +99,7 @@ _BEGAN = datetime.now(UTC) - timedelta(minutes=5)
 
 
 def _study(sites: Sequence[str], rounds: int, changes: dict[str, Any]) -> Iterator[Event]:
+    labels = changes.get("classes", CLASSES)
     yield started(sites=sites, rounds=rounds, **changes)
     for site in sites:
         yield SiteEnrolled(site=site, bytes_up=848, bytes_down=9_000_000)
@@ -102,9 +108,9 @@ def _study(sites: Sequence[str], rounds: int, changes: dict[str, Any]) -> Iterat
         for site in sites:
             yield answered(number, site)
         yield closed(number, sites)
-        yield released(number - 1, sites)
-    yield released(rounds, sites)
-    yield released(rounds, sites, split="test")
+        yield released(number - 1, sites, labels=labels)
+    yield released(rounds, sites, labels=labels)
+    yield released(rounds, sites, split="test", labels=labels)
     yield StudyClosed(rounds=rounds, sites=tuple(sites), model_sha256="ab" * 32, seconds=80.0)
 
 
@@ -120,6 +126,6 @@ def write(folder: Path, *events: Event) -> Path:
 def write_fast(folder: Path, events: Iterator[Event]) -> Path:
     """A long journal at once: lines as the journal writes them, but for the chain of digests."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "journal.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / "journal.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(event.model_dump_json() + "\n" for event in events)
     return folder

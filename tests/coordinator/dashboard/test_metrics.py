@@ -31,7 +31,7 @@ _EVENTS = (
     *list(study(rounds=2))[:-3],
     RoundStarted(round=3, sites=SITES),
     answered(3, "harbour", clipped=7),
-    Alarm(round=3, code="clipping", sentence="harbour clipped 7 parameters"),
+    Alarm(round=3, site="harbour", code="clipping", sentence="harbour clipped 7 parameters"),
     SiteFailed(round=3, site="north", code="flower-404", sentence="Flower lost the site."),
     answered(3, "valley"),
     closed(3, _INSIDE),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +184,8 @@ def test_a_long_journal_is_shown_at_once_and_read_on_by_the_piece(
 ) -> None:
     monkeypatch.setattr(coordinator.dashboard.log, "MOST_LINES", 1000)
     sites = [f"hospital-{number:02d}" for number in range(50)]
-    run = LiveRun("long", write_fast(tmp_path, study(sites=sites, rounds=100)))
+    events = study(sites=sites, rounds=100)
+    run = LiveRun("long", write_fast(tmp_path, itertools.islice(events, 1 + 50 + 99 * 53 + 40)))
     began = time.thread_time()
     assert run.look()  # more is to come
     assert time.thread_time() - began < 1
@@ -190,8 +193,59 @@ def test_a_long_journal_is_shown_at_once_and_read_on_by_the_piece(
     found = json.loads(text)
     assert found["parts"]["study"]["study"] == "thorax"
     assert 0 < found["journal"]["read"] < 0.5
+    now, phases = found["parts"]["now"], Counter(_phases(found))
+    assert (now["state"], now["round"], now["complete"]) == ("running", 100, 99)
+    assert phases == {"done": 39, "working": 11}
+    assert len(found["parts"]["rounds"]) < 99  # of the last lines
+    assert run.log(Filter())["last"] == found["journal"]["lines"] == 1 + 50 + 99 * 53 + 40
+    write_fast(tmp_path, events)  # the rest, while it is still read
+    assert run.look()
+    text, _ = run.increment("") or ("", "")
+    assert json.loads(text)["parts"]["now"]["state"] == "closed"
     found = _read(run)
     lines = 1 + 50 + 100 * 53 + 3
     assert (found["journal"]["lines"], found["journal"]["read"]) == (lines, 1)
     assert len(found["parts"]["rounds"]) == 100
+    assert found["parts"]["sites"]["hospital-07"]["left"]["updates"][0] == 100
     assert run.log(Filter())["kept"] == lines - 1000 + 1
+
+
+def _phases(found: dict[str, Any]) -> list[str]:
+    return [site["phase"] for site in found["parts"]["sites"].values()]
+
+
+def test_of_a_long_journal_the_last_run_is_shown_at_once(tmp_path: Path) -> None:
+    sites = [f"hospital-{number:02d}" for number in range(20)]
+    for run in ("a1", "b2"):
+        write_fast(tmp_path, study(sites=sites, rounds=100, run=run, study=f"study {run}"))
+    live = LiveRun("long", tmp_path)
+    assert live.look()
+    text, _ = live.increment("") or ("", "")
+    found = json.loads(text)
+    assert found["parts"]["study"]["run"] == "b2"
+    assert found["parts"]["now"]["state"] == "closed"
+    assert found["journal"]["read"] < 1
+    assert _read(live)["parts"]["study"]["earlier_runs"] == 1
+
+
+def test_of_a_long_journal_that_is_damaged_what_stands_before_is_shown(tmp_path: Path) -> None:
+    events = study(sites=[f"hospital-{number:02d}" for number in range(50)], rounds=100)
+    write_fast(tmp_path, itertools.islice(events, 3000))
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"version":9,"event":"study_closed"}\n')
+    write_fast(tmp_path, events)
+    found = _read(LiveRun("long", tmp_path))
+    assert "line 3001" in found["journal"]["trouble"]
+    assert (found["parts"]["now"]["state"], found["journal"]["lines"]) == ("running", 3000)
+
+
+def test_of_a_long_journal_that_is_replaced_while_it_is_read_the_new_one_is_shown(
+    tmp_path: Path,
+) -> None:
+    sites = [f"hospital-{number:02d}" for number in range(50)]
+    run = LiveRun("long", write_fast(tmp_path / "run", study(sites=sites, rounds=100)))
+    assert run.look()
+    write(tmp_path / "new", started(study="another", run="b2"))
+    os.replace(tmp_path / "new" / "journal.jsonl", tmp_path / "run" / "journal.jsonl")
+    run.look()
+    assert _read(run)["parts"]["study"]["study"] == "another"

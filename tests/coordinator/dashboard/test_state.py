@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
+from coordinator import dashboard
 from coordinator.dashboard.state import RunState
 from ppfl.federation.journal import (
     Alarm,
+    AlarmCode,
     Event,
     RoundStarted,
     SiteAskedAgain,
@@ -65,6 +69,7 @@ def test_a_whole_study_is_told_in_full() -> None:
         "enrolments": [1, 848],
         "updates": [4, 4 * 7_200_000],
         "mean_xrays": [0, 0],
+        "clear": 4 * 1500,
     }
     assert north["up"] == 848 + 4 * 7_200_000
     assert north["down"] == 9_000_000 + 4 * 7_200_848
@@ -132,13 +137,50 @@ def test_the_quorum_is_at_risk_when_no_more_site_may_be_lost() -> None:
     assert "quorum" not in _active(_state(*begun, _LOST, second, *answers, closed(1, inside)))
 
 
-def test_clipping_is_an_alarm_until_a_round_without_it() -> None:
-    alarm = Alarm(round=1, code="clipping", sentence="north clipped 3 parameters")
-    clipped = answered(1, "north", clipped=3)
-    first = (*_BEGUN, _ASKED, clipped, alarm, closed(1, ("north",)))
+def test_clipping_is_an_alarm_until_the_site_answers_without_it() -> None:
+    first = (*_BEGUN, _ASKED, *_clipped(1, "north"), closed(1, ("north",)))
     assert _active(_state(*first)) == ["clipping"]
-    second = RoundStarted(round=2, sites=SITES), answered(2, "north"), closed(2, ("north",))
-    assert _active(_state(*first, *second)) == []
+    second = RoundStarted(round=2, sites=SITES), answered(2, "valley")
+    assert _active(_state(*first, *second)) == ["clipping"]
+    assert _active(_state(*first, *second, answered(2, "north"))) == []
+
+
+def _clipped(number: int, site: str) -> tuple[Event, Event]:
+    sentence = f"{site} clipped {number} parameters"
+    alarm = Alarm(round=number, site=site, code="clipping", sentence=sentence)
+    return answered(number, site, clipped=number), alarm
+
+
+def test_what_is_raised_again_is_one_alarm_that_tells_when_and_how_often() -> None:
+    events: list[Event] = [started(minimum_sites=1)]
+    for number in range(1, 301):
+        events += [RoundStarted(round=number, sites=SITES), *_clipped(number, "north")]
+        events += _clipped(number, "valley")
+        events.append(_LOST.model_copy(update={"round": number, "site": "harbour"}))
+    state = _state(*events)
+    rows = {(row["code"], row["site"]): row for row in _all(state)["alarms"].values()}
+    assert set(rows) == {("clipping", "north"), ("clipping", "valley"), ("site-lost", "harbour")}
+    north = rows["clipping", "north"]
+    assert (north["first"], north["last"], north["times"]) == (1, 300, 300)
+    assert north["sentence"] == "north clipped 300 parameters"
+    assert state.alarms.to_counts() == {"clipping": (2, 600), "site-lost": (1, 300)}
+
+
+def test_past_alarms_do_not_pile_up() -> None:
+    again = [_LOST, answered(1, "north")] * 2000
+    found = _all(_state(started(minimum_sites=1), _ASKED, *again))["alarms"]
+    assert len(found) == 500
+    assert not any(row["active"] for row in found.values())
+    assert max(found, key=int) == "1999"
+
+
+def test_every_code_of_an_alarm_has_words_on_the_page() -> None:
+    script = (Path(dashboard.__file__).parent / "assets" / "sections.js").read_text()
+    table = re.search(r"const ALARMS = \{(.*?)\};", script, re.DOTALL)
+    assert table is not None
+    words = set(re.findall(r'^  "?([\w-]+)"?: "', table[1], re.MULTILINE))
+    raised = {"quorum", "ended", "site-late", "site-refused"}  # by the dashboard itself
+    assert words == {*get_args(AlarmCode), *raised}
 
 
 def test_a_disagreement_stays_an_alarm() -> None:
