@@ -30,6 +30,7 @@ _TOLD = {
     "federation": "on all sites' validation images, after the round",
     "class": "on all sites' validation images, after the round",
     "test": "on all sites' test images, after the last round",
+    "personal": "on all sites' test images, each site's under its personal model",
 }
 
 
@@ -72,7 +73,7 @@ class Export:
     def rounds(self) -> list[Round]:
         """The complete rounds."""
         metrics = {
-            number: m for (number, split), (_, m) in self._metrics.items() if split != "test"
+            number: m for (number, split), (_, m) in self._metrics.items() if split == "validation"
         }
         return [replace(r, metrics=metrics.get(r.number, {})) for r in self._rounds.values()]
 
@@ -168,14 +169,14 @@ class Export:
     def _scalars(self) -> Iterator[tuple[str, int, float, float]]:
         """Tag, round, seconds since 1970 and value of all that TensorBoard shows."""
         for (number, split), (time, metrics) in self._metrics.items():
-            test = "test/" if split == "test" else ""
+            before = "" if split == "validation" else f"{split}/"
             for name in FIGURES:
                 if (value := metrics.get(name)) is not None:
-                    yield f"{test or 'federation/'}{name}", number, time, value
+                    yield f"{before or 'federation/'}{name}", number, time, value
             for label, figures in metrics.get("classes", {}).items():
                 for name in CLASS_FIGURES:
                     if (value := figures.get(name)) is not None:
-                        yield f"{test}class/{label}/{name}", number, time, value
+                        yield f"{before}class/{label}/{name}", number, time, value
         for number, r in self._rounds.items():
             time = self._closed[number]
             for phase, seconds in r.seconds.items():
