@@ -3,7 +3,7 @@
 from ppfl.report.comparison import COMPARISON, Comparison, read_comparison
 from ppfl.report.estimate import Estimate
 from ppfl.report.methods import CellResult, write_methods
-from ppfl.report.page import write_report
+from ppfl.report.page import leave_report, write_report
 from ppfl.report.pdf import print_pdf
 from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
 from ppfl.report.shortcuts import (
@@ -30,6 +30,7 @@ __all__ = [
     "SiteProbe",
     "Summary",
     "View",
+    "leave_report",
     "print_pdf",
     "read_comparison",
     "summarise",

@@ -18,7 +18,14 @@ from ppfl.federation.journal import (
     SiteAnswered,
     StudyStarted,
 )
-from ppfl.report.summary import FIGURES, PHASES, Round, rounds_table, summarise_round
+from ppfl.report.summary import (
+    FIGURES,
+    PHASES,
+    Round,
+    answers_inside,
+    rounds_table,
+    summarise_round,
+)
 
 CLASS_FIGURES = ("auroc", "sensitivity", "specificity", "images")
 _EVENT_FILES = "events.out.tfevents.*"
@@ -145,8 +152,7 @@ class Export:
             case SiteAnswered():
                 self._answered[event.site] = event
             case RoundClosed():
-                found = [self._answered.get(site) for site in event.sites]
-                inside = {a.site: a for a in found if a and a.round == event.round}
+                inside = answers_inside(event, self._answered)
                 if len(inside) < len(event.sites):
                     return
                 self._rounds[event.round] = summarise_round(event, inside, {})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppfl.errors import MalformedMessageError, RunError, SettingsError
-from ppfl.federation import read_journal
+from ppfl.errors import MalformedMessageError, PpflError, RunError, SettingsError
+from ppfl.federation import iterate_journal, read_events
 from ppfl.federation.journal import LeftHospital, LeftItem
 from ppfl.report.comparison import Comparison, read_comparison
 from ppfl.report.summary import PHASES, Round, Summary, summarise
@@ -19,6 +20,7 @@ from ppfl.settings import Study
 if TYPE_CHECKING:
     from ppfl.report.results import Results
 
+_log = logging.getLogger("ppfl.report")
 _MOST_ROWS = 40  # of the rounds' table; metrics.csv has all of them
 
 
@@ -47,7 +49,7 @@ def write_report(folder: Path) -> Path:
     if not journal.is_file():
         hint = "`ppfl runs list` shows which runs there are"
         raise RunError(f"{folder}: no run has begun here", hint=hint)
-    summary = summarise(read_journal(journal))
+    summary = summarise(iterate_journal(journal))
     if summary.started is None:
         raise RunError(f"{journal}: no run has begun in it")
     page = _render(folder, summary)
@@ -58,6 +60,19 @@ def write_report(folder: Path) -> Path:
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror}") from None
     return target
+
+
+def leave_report(folder: Path) -> None:
+    """Write the report as the last thing that a run does.
+
+    If that fails it is logged: the run may be ending with an error of its own, which counts more.
+    """
+    try:
+        write_report(folder)
+    except PpflError as error:
+        _log.warning("the report was not written: %s", error)
+    except Exception:
+        _log.exception("the report was not written")
 
 
 def _render(folder: Path, summary: Summary) -> str:
@@ -166,9 +181,8 @@ def _left(folder: Path) -> list[LeftItem]:
     """Each kind of thing that left the sites whose own journals lie in the run's folder."""
     items: dict[str, LeftItem] = {}
     for journal in sorted(folder.glob("sites/*/work/journal.jsonl")):
-        for event in read_journal(journal):
-            if isinstance(event, LeftHospital):
-                items |= {item.what: item for item in event.items}
+        for event in read_events(journal, LeftHospital):
+            items |= {item.what: item for item in event.items}
     return list(items.values())
 
 

@@ -12,13 +12,21 @@ import numpy as np
 import pytest
 
 from ppfl.errors import BrowserError, RunError
-from ppfl.federation.journal import Event, StudyFailed
+from ppfl.federation.journal import Alarm, Event, SiteAnswered, SiteFailed, StudyFailed
 from ppfl.learning.metrics import EvaluationCounts
-from ppfl.report import COMPARISON, Comparison, Estimate, print_pdf, summarise, write_report
+from ppfl.report import (
+    COMPARISON,
+    Comparison,
+    Estimate,
+    leave_report,
+    print_pdf,
+    summarise,
+    write_report,
+)
 from ppfl.report import comparison as compared
 from ppfl.report.comparison import Difference, Other, Place
 from ppfl.report.results import final_results
-from tests.coordinator.dashboard.studies import CLASSES, started
+from tests.coordinator.dashboard.studies import CLASSES, SITES, answered, closed, started
 from tests.report.runs import STUDY, events, predictions, released, write_run
 
 
@@ -158,6 +166,64 @@ def test_of_several_runs_the_last_is_told(tmp_path: Path) -> None:
 def test_a_round_that_is_done_again_is_not_told_before(tmp_path: Path) -> None:
     page = _page(tmp_path, [*list(events())[:-3], started(resumed_after=1)])
     assert "1 of 4 rounds are complete" in page
+
+
+def _without(happened: Sequence[Event], lost: Event) -> list[Event]:
+    return [event for event in happened if event is not lost]
+
+
+def test_a_round_of_which_an_answer_was_lost_is_left_out_and_named(tmp_path: Path) -> None:
+    happened = list(events())
+    torn = next(e for e in happened if isinstance(e, SiteAnswered) and e.round == 2)
+    journal = _without(happened, torn)
+    summary = summarise(journal)
+    assert [r.number for r in summary.rounds] == [1, 3, 4]
+    assert summary.notes == ("round 2 is left out: the journal lacks the answer of harbour",)
+    assert summary.rounds[1].metrics["accuracy"] == happened[15].metrics["accuracy"]  # type: ignore[attr-defined]
+    assert summary.test
+    page = _page(tmp_path, journal)
+    assert "round 2 is left out" in page
+    again = [started(resumed_after=1), *(answered(2, site) for site in SITES), closed(2)]
+    assert summarise([*journal[:11], *again]).notes == ()  # it was done again, and is whole
+
+
+def test_what_was_released_of_a_round_that_is_done_again_is_forgotten() -> None:
+    happened = list(events())
+    last = [*happened[:21], started(resumed_after=3), *(answered(4, site) for site in SITES)]
+    assert summarise(last).validation == happened[15].metrics  # type: ignore[attr-defined]
+    summary = summarise([*last, closed(4)])
+    assert [bool(r.metrics) for r in summary.rounds] == [True, True, True, False]
+    assert summary.validation == {}
+    assert summarise([*happened, started(resumed_after=3)]).test == {}
+    assert summarise([*happened, started(resumed_after=3)]).counts == {}
+
+
+def test_a_report_that_fails_does_not_hide_why_the_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise KeyError("x")
+
+    leave_report(tmp_path)
+    assert "the report was not written" in caplog.text
+    assert "no run has begun here" in caplog.text
+    write_run(tmp_path, list(events())[:1])
+    monkeypatch.setattr("ppfl.report.page.render", broken)
+    caplog.clear()
+    leave_report(tmp_path)
+    assert "KeyError" in caplog.text
+
+
+def test_a_site_that_is_often_lost_and_many_alarms_are_told_in_few_lines() -> None:
+    lost = [SiteFailed(round=n, site="north", code="lost", sentence="gone") for n in range(1, 91)]
+    alarms = [Alarm(round=n, code="clipping", sentence=f"clipped {n}") for n in range(1, 91)]
+    notes = summarise([started(), *lost, *alarms]).notes
+    assert notes[0] == "north was not in the total 90 times, in rounds 1 to 90: gone"
+    assert len(notes) == 22
+    assert notes[1] == "round 1: clipped 1"
+    assert notes[-1] == "the journal holds 70 more alarms"
+    once = "round 1: north is not in it: gone"
+    assert summarise([started(), lost[0]]).notes == (once,)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
