@@ -15,6 +15,7 @@ from ppfl.federation.journal import LeftHospital, LeftItem
 from ppfl.report.comparison import Comparison, read_comparison
 from ppfl.report.summary import PHASES, Round, Summary, summarise
 from ppfl.report.templates import render
+from ppfl.report.training import training_sentences
 from ppfl.settings import Study
 
 if TYPE_CHECKING:
@@ -78,12 +79,14 @@ def leave_report(folder: Path) -> None:
 def _render(folder: Path, summary: Summary) -> str:
     # the dashboard, which draws nothing by them, would have to load matplotlib and torch
     from ppfl.learning.released_counts import SPECIFICITIES
-    from ppfl.report.results import REDRAW_SEED, final_results
+    from ppfl.report.results import REDRAW_SEED, final_results, personal_rows
 
     notes = list(summary.notes)
     results: Results | None = None
+    personal: list[tuple[str, float | None, float | None]] = []
     try:
         results = final_results(summary)
+        personal = personal_rows(summary)
     except MalformedMessageError as error:
         notes.append(f"the released figures cannot be shown: {error}")
     study = _study(folder, summary, notes)
@@ -92,7 +95,9 @@ def _render(folder: Path, summary: Summary) -> str:
         summary=summary,
         begun=summary.started,
         study=study,
+        training=training_sentences(study) if study else [],
         results=results,
+        personal=personal,
         notes=notes,
         pictures=_pictures(summary, results),
         phases=PHASES,
