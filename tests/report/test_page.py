@@ -24,7 +24,7 @@ from ppfl.report import (
     write_report,
 )
 from ppfl.report import comparison as compared
-from ppfl.report.comparison import Difference, Other, Place
+from ppfl.report.comparison import Abroad, Difference, Other, Place
 from ppfl.report.results import final_results
 from tests.coordinator.dashboard.studies import CLASSES, SITES, answered, closed, started
 from tests.report.runs import STUDY, events, predictions, released, write_run
@@ -62,9 +62,10 @@ def test_each_class_has_its_own_images(tmp_path: Path) -> None:
 
 
 def _comparison(study_fingerprint: str) -> Comparison:
-    def tested(accuracy: float) -> compared.Tested:
+    def tested(accuracy: float, auroc: float) -> compared.Tested:
+        aurocs = dict.fromkeys(CLASSES, auroc)
         return compared.Tested(
-            accuracy=_estimate(accuracy), sensitivity={}, auroc={}, macro_auroc=None
+            accuracy=_estimate(accuracy), sensitivity={}, auroc=aurocs, macro_auroc=auroc
         )
 
     def place(name: str, ours: float, own: float) -> Place:
@@ -72,20 +73,30 @@ def _comparison(study_fingerprint: str) -> Comparison:
         other = Other(
             method="local",
             trained_at=name,
-            tested=tested(own),
+            tested=tested(own, 0.84),
             accuracy=better,
             sensitivity={},
-            auroc={},
+            auroc={
+                "COVID": Difference(estimate=_estimate(0.035), p=0.0123),
+                "Normal": Difference(estimate=_estimate(-0.01), p=0.0000004),
+                "Effusion": None,
+            },
         )
-        return Place(name=name, images=200, patients=150, federated=tested(ours), others=(other,))
+        federated = tested(ours, 0.875)
+        return Place(name=name, images=200, patients=150, federated=federated, others=(other,))
 
     return Comparison(
         study="thorax",
         study_fingerprint=study_fingerprint,
         classes=CLASSES,
         trainings=(),
-        places=(place("harbour", 0.9, 0.8), place("north", 0.7, 0.75)),
-        abroad=(),
+        places=(place("", 0.85, 0.8), place("harbour", 0.9, 0.8), place("north", 0.7, 0.75)),
+        abroad=(
+            Abroad(
+                trained_at="harbour", tested_at="north", accuracy=_estimate(0.6), difference=None
+            ),
+        ),
+        same_model_in_plaintext=True,
         warnings=("north would do better alone",),
     )
 
@@ -102,6 +113,24 @@ def test_a_comparison_is_told_with_the_worst_site(tmp_path: Path) -> None:
     assert "+10.0 [+8.0, +12.0]" in page
     assert "−5.0 [−7.0, −3.0]" in page
     assert "north would do better alone" in page
+    covid = "<td>0.875<td>own model<td>0.840<td>+0.035 [+0.015, +0.055]<td>0.012</tr>"
+    assert f'<th scope="row">COVID{covid}' in page
+    assert page.count("<td>0.012</tr>") == 1  # of all sites together; the rest is in the file
+    assert "<td>−0.010 [−0.030, +0.010]<td>&lt; 0.001</tr>" in page
+    assert '<th scope="row">Effusion<td>0.875<td>own model<td>0.840<td>too few patients' in page
+    assert "harbour's own<td>–<td>60.0 [58.0, 62.0]" in page
+    assert "the same model, bit for bit" in page
+
+
+@pytest.mark.parametrize(("same", "said"), [(False, "ends in another model"), (None, "")])
+def test_another_model_without_encryption_is_a_fault(
+    same: bool | None, said: str, tmp_path: Path
+) -> None:
+    told = _comparison(STUDY.fingerprint()).model_copy(update={"same_model_in_plaintext": same})
+    (tmp_path / COMPARISON).write_text(told.model_dump_json())
+    page = _page(tmp_path, list(events())[:1])
+    assert said in page
+    assert ("Trained once more without encryption" in page) is bool(said)
 
 
 @pytest.mark.parametrize(
