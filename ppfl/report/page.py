@@ -27,10 +27,14 @@ _MOST_ROWS = 40  # of the rounds' table; metrics.csv has all of them
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A figure of the page: an SVG file in base64, and what one cannot see of it by ear."""
+    """A figure of the page: an SVG file in base64, and what one cannot see of it by ear.
+
+    ``omitted`` says what had no room in it.
+    """
 
     svg: str
     alt: str
+    omitted: str
 
 
 def write_report(folder: Path) -> Path:
@@ -115,12 +119,19 @@ def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
     from ppfl.report import figures
 
     found: dict[str, tuple[bytes, str]] = {}
+    omitted: dict[str, str] = {}
     rounds = summary.rounds
     if rounds and summary.started:
         measured = [r for r in rounds if r.metrics]
         if measured:
             last = measured[-1]
-            drawn = figures.draw_training(measured, summary.started.classes)
+            classes = summary.started.classes
+            if len(classes) > figures.MOST_CURVES:
+                tables = last.metrics.get("classes", {})
+                aurocs = {name: tables.get(name, {}).get("auroc") for name in classes}
+                classes = tuple(sorted(classes, key=lambda name: _rank(aurocs[name])))
+                omitted["training"] = _lowest(figures.MOST_CURVES, len(classes))
+            drawn = figures.draw_training(measured, classes)
             alt = f"Curves by round. After round {last.number}: " + ", ".join(
                 f"{label} {last.metrics[name]:.3f}"
                 for name, label in (("accuracy", "accuracy"), ("macro_auroc", "mean AUROC"))
@@ -130,12 +141,16 @@ def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
         alt = "Bars by round: seconds of each phase, and megabytes; the table below has them all."
         found["cost"] = (figures.draw_cost(rounds), alt)
     if results is not None:
-        ranked = sorted(results.classes, key=lambda each: each.roc.auroc.value if each.roc else 2)
+        ranked = sorted(
+            results.classes, key=lambda each: _rank(each.roc.auroc.value if each.roc else None)
+        )
         if any(each.roc for each in ranked):
             alt = "ROC curves. AUROC " + ", ".join(
                 f"{each.name} {each.roc.auroc.value:.3f}" for each in ranked if each.roc
             )
             found["roc"] = (figures.draw_roc(ranked), alt)
+            if len(ranked) > figures.MOST_CURVES:
+                omitted["roc"] = _lowest(figures.MOST_CURVES, len(ranked))
         if 0 < len(results.classes) <= figures.MOST_CELLS:
             rows = [
                 f"{each.name}: {', '.join(map(str, row))}"
@@ -151,8 +166,21 @@ def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
             )
             found["calibration"] = (figures.draw_calibration(bins), alt)
     return {
-        name: _Picture(base64.b64encode(svg).decode(), alt) for name, (svg, alt) in found.items()
+        name: _Picture(base64.b64encode(svg).decode(), alt, omitted.get(name, ""))
+        for name, (svg, alt) in found.items()
     }
+
+
+def _rank(auroc: float | None) -> float:
+    """By what classes are sorted, the lowest first; those of which nothing is known come last."""
+    return 2.0 if auroc is None else auroc
+
+
+def _lowest(shown: int, classes: int) -> str:
+    return (
+        f" Shown are {shown} of {classes} classes, those of the lowest AUROC; the table of "
+        "performance has all."
+    )
 
 
 def _study(folder: Path, summary: Summary, notes: list[str]) -> Study | None:

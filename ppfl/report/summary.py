@@ -78,6 +78,17 @@ class Summary:
         seen = sum(r.seconds["open"] + r.seconds["seal"] for r in self.rounds)
         return ahead / (ahead + seen) if ahead else 0.0
 
+    @property
+    def encryption_s(self) -> float:
+        """Seconds of opening, sealing and adding at the median site, in the median round."""
+        phases = ("open", "seal", "add")
+        return median([sum(r.seconds[phase] for phase in phases) for r in self.rounds] or [0.0])
+
+    @property
+    def round_s(self) -> float:
+        """Seconds on the clock of the median round."""
+        return median([r.total_s for r in self.rounds] or [0.0])
+
     def to_dict(self) -> dict[str, Any]:
         """What ``ppfl simulate --json`` prints, without the places of files."""
         begun = self.started

@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 
 from ppfl.errors import BrowserError, RunError
-from ppfl.federation.journal import Alarm, Event, SiteAnswered, SiteFailed, StudyFailed
-from ppfl.learning.metrics import EvaluationCounts
+from ppfl.federation.journal import (
+    Alarm,
+    Event,
+    MetricsReleased,
+    SiteAnswered,
+    SiteFailed,
+    StudyFailed,
+)
+from ppfl.learning.metrics import EvaluationCounts, compute_metrics
+from ppfl.learning.released_counts import ReleasedCounts
 from ppfl.report import (
     COMPARISON,
     Comparison,
@@ -48,6 +56,40 @@ def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
         assert "scope=" in head
     assert "NaN" not in page
     assert "has not ended" not in page
+
+
+def test_of_many_classes_it_is_said_which_are_drawn(tmp_path: Path) -> None:
+    names = tuple(f"class-{number:02}" for number in range(14))
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(14), 30)
+    odds = rng.random((420, 14)) + 2 * np.eye(14)[labels]
+    found = EvaluationCounts.from_predictions(
+        (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32), labels
+    )
+    metrics = compute_metrics(found, names).to_dict()
+    counts = ReleasedCounts.of(found, floor=20).to_dict()
+    test = MetricsReleased(round=1, split="test", sites=SITES, metrics=metrics, counts=counts)
+    seen = test.model_copy(update={"split": "validation", "counts": {}})
+    page = _page(tmp_path, [started(classes=names), *_first_round(), seen, test])
+    assert page.count("Shown are 7 of 14 classes, those of the lowest AUROC") == 2
+    assert f'<th scope="row">class-03{_cells(found.confusion[3])}</tr>' in page
+    assert "Confusion matrix, a row" not in page  # too many cells to be drawn
+    assert "Shown are" not in _page(tmp_path / "few", list(events()))
+
+
+def _first_round() -> list[Event]:
+    return [*(answered(1, site) for site in SITES), closed(1)]
+
+
+def _cells(row: Sequence[int]) -> str:
+    return "".join(f"<td>{count}" for count in row)
+
+
+def test_what_encryption_takes_of_a_round_is_said(tmp_path: Path) -> None:
+    page = _page(tmp_path, [started(), *_first_round()])
+    assert "Encryption took 1.9 of 20.0 s a round (9 %)" in page
+    plain = _page(tmp_path / "plain", [started(protection="none"), *_first_round()])
+    assert "Encryption took" not in plain
 
 
 def test_each_class_has_its_own_images(tmp_path: Path) -> None:
