@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordinator.audit_site import Departure, SiteAudit, read_site
+from coordinator.audit_site import Departure, Departures, SiteAudit, read_site
 from coordinator.audit_totals import recompute
 from ppfl.crypto.signing import check_signature, key_fingerprint
 from ppfl.errors import PpflError, RecordError, RunError
@@ -59,7 +60,7 @@ class Audit:
     rounds: list[AuditedRound] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    left: dict[str, list[Departure]] = field(default_factory=lambda: defaultdict(list))
+    left: dict[str, list[Departure]] = field(default_factory=dict)
 
 
 def audit(run: Path, sites: Iterable[Path] = ()) -> Audit:
@@ -81,34 +82,36 @@ def audit(run: Path, sites: Iterable[Path] = ()) -> Audit:
     _check_checkpoint(run, study, journal, found)
     values = journal.started.values if journal.started else 0
     for closed in journal.closed.values():
+        record = RoundClosed.model_validate_json(journal.reread(closed))
         try:
-            total = recompute(run, study, closed.record, values=values)
+            total = recompute(run, study, record, values=values)
         except PpflError as error:
             found.findings.append(str(error))
             total = "wrong"
         signers = sorted(journal.countersigned[closed.digest])
-        number, names = closed.record.round, closed.record.sites
-        found.rounds.append(AuditedRound(number, closed.line, names, tuple(signers), total))
+        names = tuple(map(sys.intern, record.sites))
+        found.rounds.append(AuditedRound(closed.number, closed.line, names, tuple(signers), total))
     own = [*sites, *sorted(run.glob("sites/*"))]
     for folder in dict.fromkeys(path.resolve() for path in own):
-        _check_site(read_site(folder), journal, found)
+        _check_site(read_site(folder, journal.runs), journal, found)
     for name, departures in journal.left.items():
-        found.left.setdefault(name, departures)
+        found.left.setdefault(name, departures.sums())
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Closed:
-    """The record of a round, where it stands, and the digest of its line."""
+    """The record of a round: where it stands, its digest, and that of the total that it names."""
 
-    record: RoundClosed
+    number: int
     line: int
+    start: int
     digest: str
-    raw: bytes
+    total_sha256: str
 
 
 class _Journal:
-    """The coordinator's journal, looked through once."""
+    """The coordinator's journal, looked through once; its lines are not kept."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -116,11 +119,12 @@ class _Journal:
         self.runs: set[str] = set()
         self.closed: dict[int, _Closed] = {}  # by round, as it ended
         self.records: set[str] = set()
-        self.vectors: set[tuple[str, str]] = set()
+        self.vectors: dict[str, set[str]] = defaultdict(set)
         self.countersigned: dict[str, set[str]] = defaultdict(set)
-        self.left: dict[str, list[Departure]] = defaultdict(list)
+        self.left: dict[str, Departures] = defaultdict(lambda: Departures("coordinator"))
         self.model = ""
         self._shown: _Closed | None = None
+        self._shown_raw = b""
         self._answered: dict[str, str] = {}
         self._unsigned = 0
 
@@ -157,6 +161,12 @@ class _Journal:
             found.keys = {name: key_fingerprint(key) for name, key in keys.items()}
         found.notes += self._notes(chain, last)
 
+    def reread(self, closed: _Closed) -> bytes:
+        """The line of a record once more."""
+        with self._path.open("rb") as file:
+            file.seek(closed.start)
+            return file.readline().removesuffix(b"\n")
+
     def _look(self, line: Line, event: AnyEvent) -> Iterator[str]:
         """What is wrong with one event."""
         if isinstance(event, StudyStarted):
@@ -190,6 +200,7 @@ class _Journal:
         first = self.started = self.started or event
         self.runs.add(event.run)
         self._shown = self.closed.get(event.resumed_after)
+        self._shown_raw = self.reread(self._shown) if self._shown else b""
         if event.study_fingerprint != first.study_fingerprint:
             yield "another study begins here: two runs are mixed in this journal"
         if (event.journal_key, event.site_keys) != (first.journal_key, first.site_keys):
@@ -197,7 +208,7 @@ class _Journal:
 
     def _answer(self, event: SiteAnswered) -> Iterator[str]:
         self._answered[event.site] = event.sealed_sha256
-        self.vectors.add((event.site, event.sealed_sha256))
+        self.vectors[event.site].add(event.sealed_sha256)
         sealed = self._sealed("sealed vector: the update, and counts of validation", event.bytes_up)
         clear = "seconds of each phase, digest of the opened model, the federation's metrics"
         self._leave(
@@ -206,18 +217,21 @@ class _Journal:
             LeftItem(**sealed, sha256=event.sealed_sha256),
             LeftItem(what=clear, protection="none, in the clear", bytes=event.clear_bytes),
         )
-        if self._shown and self._shown.record.round == event.round - 1:
+        if self._shown and self._shown.number == event.round - 1:
             yield from self._lacks(event.site)
 
     def _lacks(self, site: str) -> Iterator[str]:
         """Whether a site that went on did so without countersigning what it was shown."""
         if self._shown and site not in self.countersigned[self._shown.digest]:
-            number = self._shown.record.round
+            number = self._shown.number
             yield f"{site} went on, but did not countersign the record of round {number}"
 
     def _close(self, line: Line, event: RoundClosed) -> Iterator[str]:
         digest = hashlib.sha256(line.raw).hexdigest()
-        self._shown = self.closed[event.round] = _Closed(event, line.number, digest, line.raw)
+        self._shown = self.closed[event.round] = _Closed(
+            event.round, line.number, line.start, digest, event.total_sha256
+        )
+        self._shown_raw = line.raw
         self.records.add(digest)
         counted = {site: self._answered.get(site) for site in event.sites}
         if counted != event.vectors:
@@ -228,21 +242,23 @@ class _Journal:
         if shown is None or started is None or event.record_sha256 != shown.digest:
             yield f"{event.site} countersigned a record of round {event.round} that is not there"
             return
-        statement = countersignature_statement(started.study_fingerprint, event.site, shown.raw)
+        statement = countersignature_statement(
+            started.study_fingerprint, event.site, self._shown_raw
+        )
         public = started.site_keys.get(event.site, "")
         try:
             check_signature(statement, event.signature, public=public)
         except RecordError as error:
             yield f"{event.site} under the record of round {event.round}: {error}"
         else:
-            self.countersigned[shown.digest].add(event.site)
+            self.countersigned[shown.digest].add(sys.intern(event.site))
 
     def _sealed(self, what: str, size: int) -> dict[str, Any]:
         protection = self.started.protection if self.started else ""
         return {"what": what, "protection": protection, "bytes": size}
 
     def _leave(self, site: str, number: int, *items: LeftItem) -> None:
-        self.left[site].append(Departure(number, "coordinator", "", items))
+        self.left[site].add(number, items)
 
     def _notes(self, chain: Chain, last: AnyEvent | None) -> Iterator[str]:
         for number in chain.torn:
@@ -272,7 +288,7 @@ def _check_checkpoint(run: Path, study: Study, journal: _Journal, found: Audit) 
             f"{path}: is of round {kept.round_number}, whose record is not in the journal: its end "
             "was cut off (or the run was killed between both; going on with it mends that)"
         )
-    elif closed.record.total_sha256 != hashlib.sha256(kept.total).hexdigest():
+    elif closed.total_sha256 != hashlib.sha256(kept.total).hexdigest():
         found.findings.append(f"{path}: is not the total of round {kept.round_number}")
 
 
@@ -284,24 +300,20 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
         found.findings.append(f"site {site.name}: knows another coordinator's key than signed here")
     if started and site.public and site.public != started.site_keys.get(site.name):
         found.findings.append(f"site {site.name}: has another key than this journal says")
-    for run, number, digest in site.witnessed:
-        if run in journal.runs and digest not in journal.records:
+    for number, digest in site.witnessed:
+        if digest not in journal.records:
             found.findings.append(
                 f"site {site.name}: was shown a record of round {number} that is not in the "
                 "journal: it was changed since, or its end was cut off"
             )
-    for run, number, reason in site.disputed:
-        if run in journal.runs:
-            found.findings.append(f"site {site.name}, round {number}: {reason}")
-    left = [leaving for leaving in site.left if leaving.run in journal.runs]
-    sent = {item.sha256 for leaving in left for item in leaving.items}
-    if left:
-        for name, digest in sorted(journal.vectors):
-            if name == site.name and digest not in sent:
-                found.findings.append(
-                    f"site {site.name}: a vector was added that, by its own journal, never left it "
-                    f"({digest[:16]}…)"
-                )
+    for number, reason in site.disputed:
+        found.findings.append(f"site {site.name}, round {number}: {reason}")
+    left = site.left.sums()
+    for digest in sorted(journal.vectors[site.name] - site.sent) if left else ():
+        found.findings.append(
+            f"site {site.name}: a vector was added that, by its own journal, never left it "
+            f"({digest[:16]}…)"
+        )
     if site.models and journal.model and journal.model not in site.models:
         found.findings.append(f"site {site.name}: keeps another model than the journal names")
     found.left[site.name] = left

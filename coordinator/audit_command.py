@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from coordinator.audit import Audit, audit
+from coordinator.audit_site import Departure
 from ppfl.errors import RecordError
 from sites.printing import AsJson
 
@@ -41,14 +42,6 @@ def audit_run(
 
 
 def _table(found: Audit) -> dict[str, Any]:
-    left = {
-        site: [
-            {"round": leaving.round, "source": leaving.source}
-            | {"items": [item.model_dump() for item in leaving.items]}
-            for leaving in departures
-        ]
-        for site, departures in found.left.items()
-    }
     return {
         "run": found.run,
         "study": found.study,
@@ -58,7 +51,7 @@ def _table(found: Audit) -> dict[str, Any]:
         "rounds": [asdict(each) for each in found.rounds],
         "findings": found.findings,
         "notes": found.notes,
-        "left": left,
+        "left": {site: list(map(asdict, sums)) for site, sums in found.left.items()},
     }
 
 
@@ -76,9 +69,20 @@ def _show(found: Audit) -> None:
     for site, departures in found.left.items():
         source = _SOURCES[departures[0].source] if departures else "nothing, by its own journal"
         typer.echo(f"what left {site}, {source}:")
-        for leaving in departures:
-            for item in leaving.items:
-                where = f"round {leaving.round}" if leaving.round else "before the first round"
-                typer.echo(f"  {where}: {item.bytes:,} bytes: {item.what} ({item.protection})")
+        for left in departures:
+            typer.echo(f"  {_rounds(left)}: {left.bytes:,} bytes: {left.what} ({left.protection})")
     for note in found.notes:
         typer.echo(f"note: {note}")
+
+
+def _rounds(left: Departure) -> str:
+    """When, and how often if that is more than once."""
+    if not left.last:
+        when = "before the first round"
+    elif left.first == left.last:
+        when = f"round {left.last}"
+    elif not left.first:
+        when = f"from enrolment to round {left.last}"
+    else:
+        when = f"rounds {left.first} to {left.last}"
+    return f"{when}, {left.times} times" if left.times > 1 else when

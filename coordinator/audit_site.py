@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,35 +21,63 @@ from ppfl.federation.journal_file import read_lines
 from ppfl.settings import SiteFile
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Departure:
-    """What left a hospital in one answer; ``source`` is whose journal says so."""
+    """What left a hospital of one kind, in all: how often, in which rounds, and how many bytes.
 
-    round: int
+    ``source`` is whose journal says so.
+    """
+
+    what: str
+    protection: str
     source: str
-    run: str
-    items: tuple[LeftItem, ...]
+    first: int
+    last: int
+    times: int = 0
+    bytes: int = 0
+
+
+class Departures:
+    """All that left one hospital, summed by kind; a long run has very many answers."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._sums: dict[tuple[str, str], Departure] = {}
+
+    def add(self, number: int, items: Iterable[LeftItem]) -> None:
+        """Add what left in one answer of a round."""
+        for item in items:
+            new = Departure(item.what, item.protection, self._source, number, number)
+            found = self._sums.setdefault((item.what, item.protection), new)
+            found.first, found.last = min(found.first, number), max(found.last, number)
+            found.times, found.bytes = found.times + 1, found.bytes + item.bytes
+
+    def sums(self) -> list[Departure]:
+        """One for each kind, in the order in which they first left."""
+        return list(self._sums.values())
 
 
 @dataclass(slots=True)
 class SiteAudit:
     """A site's keys, the records that it was shown, and what left it.
 
-    ``witnessed`` and ``disputed`` are of (run, round, digest of the line or reason).
+    ``witnessed`` and ``disputed`` are of (round, digest of the line or reason), ``sent`` the
+    digests of the vectors that left it.
     """
 
     name: str
     journal_key: str = ""
     public: str = ""
     models: set[str] = field(default_factory=set)
-    witnessed: list[tuple[str, int, str]] = field(default_factory=list)
-    disputed: list[tuple[str, int, str]] = field(default_factory=list)
-    left: list[Departure] = field(default_factory=list)
+    witnessed: list[tuple[int, str]] = field(default_factory=list)
+    disputed: list[tuple[int, str]] = field(default_factory=list)
+    left: Departures = field(default_factory=lambda: Departures("site"))
+    sent: set[str] = field(default_factory=set)
     findings: list[str] = field(default_factory=list)
 
 
-def read_site(folder: Path) -> SiteAudit:
-    """What a site's folder says; what is wrong with its own journal is among the findings.
+def read_site(folder: Path, runs: Set[str]) -> SiteAudit:
+    """What a site's folder says of some runs; what is wrong with its journal is in the findings.
 
     Raises:
         SettingsError: there is no site file in it.
@@ -64,7 +93,7 @@ def read_site(folder: Path) -> SiteAudit:
     try:
         for line in read_lines(settings.work / "journal.jsonl"):
             try:
-                _note(found, chain.accept(line))
+                _note(found, chain.accept(line), runs)
             except RunError as error:
                 found.findings.append(str(error))
     except RunError as error:  # there is none
@@ -72,14 +101,15 @@ def read_site(folder: Path) -> SiteAudit:
     return found
 
 
-def _note(found: SiteAudit, event: object) -> None:
+def _note(found: SiteAudit, event: object, runs: Set[str]) -> None:
     match event:
-        case LeftHospital():
-            found.left.append(Departure(event.round, "site", event.run, event.items))
-        case RecordWitnessed():
+        case LeftHospital(run=run) if run in runs:
+            found.left.add(event.round, event.items)
+            found.sent |= {item.sha256 for item in event.items}
+        case RecordWitnessed(run=run) if run in runs:
             digest = hashlib.sha256(event.record.encode()).hexdigest()
-            found.witnessed.append((event.run, event.round, digest))
-        case RecordDisputed():
-            found.disputed.append((event.run, event.round, event.reason))
+            found.witnessed.append((event.round, digest))
+        case RecordDisputed(run=run) if run in runs:
+            found.disputed.append((event.round, event.reason))
         case ModelKept():
             found.models.add(event.sha256)

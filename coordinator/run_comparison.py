@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from ppfl.errors import RunError
-from ppfl.federation import read_journal
+from ppfl.federation import iterate_journal
 from ppfl.report import Summary, summarise
 from ppfl.settings import Study
 
@@ -37,7 +37,7 @@ def read_record(folder: Path) -> RunRecord:
         )
     study = folder / "study.toml"
     settings = _flat(Study.read(study).model_dump(mode="json")) if study.is_file() else {}
-    return RunRecord(folder, summarise(read_journal(journal)), settings)
+    return RunRecord(folder, summarise(iterate_journal(journal)), settings)
 
 
 def figures_of(summary: Summary) -> dict[str, float | int | str | None]:

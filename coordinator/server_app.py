@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from coordinator.rounds import Coordinator
-from ppfl.report import write_report
+from ppfl.report import leave_report
 from simulations.prepare import prepare_named
 from sites.folders import run_folder
 
@@ -26,4 +26,4 @@ def _main(grid: Grid, context: Context) -> None:
         key = os.environ.get("PPFL_JOURNAL_KEY")
         Coordinator(grid, folder, journal_key=Path(key) if key else None).run(resume=True)
     finally:
-        write_report(folder)
+        leave_report(folder)

@@ -12,7 +12,7 @@ from rich.console import Console
 from coordinator.summary_table import print_summary
 from ppfl.crypto import choose_engine
 from ppfl.errors import RunError, SettingsError
-from ppfl.federation import read_journal
+from ppfl.federation import iterate_journal
 from ppfl.report import Comparison, Summary, summarise, write_report
 from ppfl.settings import SiteFile
 from simulations.comparison.compare import compare_run, read_methods
@@ -77,7 +77,7 @@ def simulate(
     if methods or held_out_xrays(folder):
         comparison = compare_run(folder, methods, _talk.print)
         write_report(folder)  # once more: the comparison is in it
-    summary = summarise(read_journal(folder / "journal.jsonl"))
+    summary = summarise(iterate_journal(folder / "journal.jsonl"))
     first = folder / "sites" / summary.rounds[-1].sites[0]
     places = {
         "model": str(first / "work" / "model.safetensors"),

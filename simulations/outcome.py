@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppfl.errors import DataError, RunError
-from ppfl.federation import read_journal
+from ppfl.federation import iterate_journal
 from ppfl.federation.journal import AnyEvent, StudyStarted
 from ppfl.learning.images import ImageSet
 from ppfl.learning.study_model import StudyModel
@@ -92,10 +92,9 @@ def run_to_end(folder: Path, *, report: bool = True) -> Outcome:
             coordinator, which cannot be.
     """
     journal = folder / "journal.jsonl"
-    if not journal.exists() or summarise(read_journal(journal)).closed is None:
+    if not journal.exists() or summarise(iterate_journal(journal)).closed is None:
         run_in_process(folder, report=report)
-    events = read_journal(journal)
-    summary = summarise(events)
+    summary = summarise(iterate_journal(journal))
     study = Study.read(folder / "study.toml")
     predictions, train_images = {}, 0
     for site in site_files(study, folder):
@@ -113,7 +112,7 @@ def run_to_end(folder: Path, *, report: bool = True) -> Outcome:
         for site in site_files(study, folder):
             images = XRays(site, study).images("test")
             predictions[site.name] = predict_tests(own_model(site, study).predict, images)
-    return Outcome(study, summary, predictions, train_images, _minutes(events))
+    return Outcome(study, summary, predictions, train_images, _minutes(iterate_journal(journal)))
 
 
 def common_model(site: SiteFile) -> StudyModel:
@@ -165,7 +164,7 @@ def site_files(study: Study, folder: Path) -> list[SiteFile]:
     return [SiteFile.read(folder / "sites" / name / "site.toml") for name in study.federation.sites]
 
 
-def _minutes(events: Sequence[AnyEvent]) -> float:
+def _minutes(events: Iterable[AnyEvent]) -> float:
     """What the run took, without the pauses before it was resumed."""
     steps = [
         (after.time - before.time).total_seconds()

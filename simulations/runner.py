@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 
 from coordinator.rounds import Coordinator
-from ppfl.errors import PpflError, RunError
+from ppfl.errors import RunError
 from ppfl.federation import JournalReader
 from ppfl.federation.journal import StudyClosed, StudyFailed
 from ppfl.log_files import BoundedLog
-from ppfl.report import write_report
+from ppfl.report import leave_report
 from ppfl.settings import Study
 from simulations.local_grid import LocalGrid
 from sites.client_app import app as client_app
@@ -45,8 +45,7 @@ def run_in_process(folder: Path, *, report: bool = True) -> None:
     finally:
         del os.environ["PPFL_RUN"]
         if report:
-            with suppress(PpflError):
-                write_report(folder)
+            leave_report(folder)
 
 
 def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
@@ -106,8 +105,7 @@ def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
     finally:
         _end(link)
         log.close()
-        with suppress(PpflError):
-            write_report(folder)
+        leave_report(folder)
 
 
 def check_memory(actors: int) -> None:

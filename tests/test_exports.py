@@ -101,6 +101,23 @@ def test_tensorboard_reads_back_each_figure_at_its_round_and_time(tmp_path: Path
     assert events[-1].wall_time == pytest.approx(last.time.timestamp())
 
 
+def test_personal_models_have_figures_of_their_own(tmp_path: Path) -> None:
+    *before, end = study()
+    personal = released(4, split="personal").model_copy(update={"metrics": _PERSONAL})
+    write(tmp_path, *before, personal, end)
+    _export(str(tmp_path), "--csv", "--tensorboard")
+    found = _series(tmp_path / "tensorboard")
+    assert found["federation/accuracy"][4] == pytest.approx(1 - 0.6 * 0.7**4)
+    assert found["class/COVID/auroc"][4] == pytest.approx(1 - 0.6 * 0.7**4)
+    assert found["personal/accuracy"] == {4: pytest.approx(0.25)}
+    assert found["personal/class/COVID/auroc"] == {4: pytest.approx(0.125)}
+    summary = summarise(read_journal(tmp_path / "journal.jsonl"))
+    assert (tmp_path / "metrics.csv").read_text() == summary.to_csv()
+
+
+_PERSONAL = {"accuracy": 0.25, "classes": {"COVID": {"auroc": 0.125}}}
+
+
 def _closes(event: Any, number: int) -> bool:
     return event.event == "round_closed" and event.round == number
 
@@ -171,7 +188,8 @@ def test_the_installed_program_exports_without_torch(
 
 
 def test_the_page_lists_every_tag(tmp_path: Path) -> None:
-    Export(write(tmp_path, *study()) / "journal.jsonl").write_event_files(tmp_path)
+    events = *study(), released(4, split="personal")
+    Export(write(tmp_path, *events) / "journal.jsonl").write_event_files(tmp_path)
     rows = re.findall(r"^\| `(\w+/\S+)` \| (.*) \|$", _PAGE, re.MULTILINE)
     names = "|".join((*CLASSES, *SITES))
     found = {re.sub(f"/({names})/", "/", tag) for tag in _series(tmp_path)}

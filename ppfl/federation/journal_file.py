@@ -227,14 +227,21 @@ def read_lines(path: Path) -> Iterator[Line]:
         yield last
 
 
-def read_journal(path: Path) -> list[AnyEvent]:
-    """The events of a journal; a line torn by a crash is left out.
+def iterate_journal(path: Path) -> Iterator[AnyEvent]:
+    """The events of a journal, one by one; a line torn by a crash is left out.
 
     Raises:
         RunError: the file is missing, or a line is whole, but no event of this version.
     """
-    found = (line.event() for line in read_lines(path))
-    return [event for event in found if event is not None]
+    for line in read_lines(path):
+        event = line.event()
+        if event is not None:
+            yield event
+
+
+def read_journal(path: Path) -> list[AnyEvent]:
+    """All of them at once, for a journal that is short; raises as ``iterate_journal`` does."""
+    return list(iterate_journal(path))
 
 
 def read_events(path: Path, kind: type[EventT]) -> Iterator[EventT]:

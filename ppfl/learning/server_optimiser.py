@@ -24,8 +24,6 @@ from ppfl.settings import TrainingOptions
 
 Parameters = dict[str, NDArray[np.float32]]
 
-_AVGM_RATE, _ADAPTIVE_RATE = 1.0, 0.01
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServerState:
@@ -68,13 +66,12 @@ class ServerState:
             options.server_beta2,
         )
         adaptive = kind != "fedavgm"
-        rate = options.server_learning_rate or (_ADAPTIVE_RATE if adaptive else _AVGM_RATE)
         model, momentum, squares = dict(average), dict[str, NDArray[np.float32]](), Parameters()
         for name, before in self.momentum.items():
             x = self.model[name].astype(np.float64)
             delta = average[name].astype(np.float64) - x
             m = beta * before.astype(np.float64) + (1 - beta if adaptive else 1.0) * delta
-            move = rate * m
+            move = options.server_rate * m
             if adaptive:
                 v, square = self.squares[name].astype(np.float64), delta * delta
                 if kind == "fedadam":

@@ -4,7 +4,7 @@ from ppfl.report.comparison import COMPARISON, Comparison, read_comparison
 from ppfl.report.estimate import Estimate
 from ppfl.report.method_findings import method_findings
 from ppfl.report.methods import CellFigures, CellResult, method_rows, write_methods
-from ppfl.report.page import write_report
+from ppfl.report.page import leave_report, write_report
 from ppfl.report.pdf import print_pdf
 from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
 from ppfl.report.shortcuts import (
@@ -34,6 +34,7 @@ __all__ = [
     "SiteSensitivity",
     "Summary",
     "View",
+    "leave_report",
     "method_findings",
     "method_rows",
     "print_pdf",

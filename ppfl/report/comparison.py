@@ -138,10 +138,22 @@ class Comparison(_Kept):
     warnings: tuple[str, ...] = ()
 
     @property
+    def sites(self) -> tuple[Place, ...]:
+        """The test images of each site that took part."""
+        return tuple(place for place in self.places if place.name and not place.held_out)
+
+    @property
     def worst(self) -> Place | None:
         """The site that took part on whose test images the federation's model does worst."""
-        sites = [place for place in self.places if place.name and not place.held_out]
-        return min(sites, key=lambda place: place.federated.accuracy.value, default=None)
+        return min(self.sites, key=lambda place: place.federated.accuracy.value, default=None)
+
+    @property
+    def abroad_accuracy(self) -> dict[str, dict[str, Estimate]]:
+        """The accuracy of each site's own model, by the site that trained it and that tested it."""
+        found: dict[str, dict[str, Estimate]] = {}
+        for each in self.abroad:
+            found.setdefault(each.trained_at, {})[each.tested_at] = each.accuracy
+        return found
 
 
 def read_comparison(folder: Path) -> Comparison | None:

@@ -18,7 +18,14 @@ from ppfl.federation.journal import (
     SiteAnswered,
     StudyStarted,
 )
-from ppfl.report.summary import FIGURES, PHASES, Round, rounds_table, summarise_round
+from ppfl.report.summary import (
+    FIGURES,
+    PHASES,
+    Round,
+    answers_inside,
+    rounds_table,
+    summarise_round,
+)
 
 CLASS_FIGURES = ("auroc", "sensitivity", "specificity", "images")
 _EVENT_FILES = "events.out.tfevents.*"
@@ -30,6 +37,7 @@ _TOLD = {
     "federation": "on all sites' validation images, after the round",
     "class": "on all sites' validation images, after the round",
     "test": "on all sites' test images, after the last round",
+    "personal": "on all sites' test images, each site's under its personal model",
 }
 
 
@@ -72,7 +80,7 @@ class Export:
     def rounds(self) -> list[Round]:
         """The complete rounds."""
         metrics = {
-            number: m for (number, split), (_, m) in self._metrics.items() if split != "test"
+            number: m for (number, split), (_, m) in self._metrics.items() if split == "validation"
         }
         return [replace(r, metrics=metrics.get(r.number, {})) for r in self._rounds.values()]
 
@@ -144,8 +152,7 @@ class Export:
             case SiteAnswered():
                 self._answered[event.site] = event
             case RoundClosed():
-                found = [self._answered.get(site) for site in event.sites]
-                inside = {a.site: a for a in found if a and a.round == event.round}
+                inside = answers_inside(event, self._answered)
                 if len(inside) < len(event.sites):
                     return
                 self._rounds[event.round] = summarise_round(event, inside, {})
@@ -168,14 +175,14 @@ class Export:
     def _scalars(self) -> Iterator[tuple[str, int, float, float]]:
         """Tag, round, seconds since 1970 and value of all that TensorBoard shows."""
         for (number, split), (time, metrics) in self._metrics.items():
-            test = "test/" if split == "test" else ""
+            before = "" if split == "validation" else f"{split}/"
             for name in FIGURES:
                 if (value := metrics.get(name)) is not None:
-                    yield f"{test or 'federation/'}{name}", number, time, value
+                    yield f"{before or 'federation/'}{name}", number, time, value
             for label, figures in metrics.get("classes", {}).items():
                 for name in CLASS_FIGURES:
                     if (value := figures.get(name)) is not None:
-                        yield f"{test}class/{label}/{name}", number, time, value
+                        yield f"{before}class/{label}/{name}", number, time, value
         for number, r in self._rounds.items():
             time = self._closed[number]
             for phase, seconds in r.seconds.items():

@@ -30,7 +30,7 @@ MOST_CELLS = 12
 
 
 def draw_training(rounds: Sequence[Round], classes: Sequence[str]) -> bytes:
-    """Accuracy and mean AUROC by round, and each class's AUROC."""
+    """Accuracy and mean AUROC by round, and the AUROC of the first ``MOST_CURVES`` classes."""
     with _figure((9, 3.6), columns=2) as (file, (left, right)):
         numbers = [r.number for r in rounds]
         for place, (name, label) in enumerate(
@@ -43,13 +43,13 @@ def draw_training(rounds: Sequence[Round], classes: Sequence[str]) -> bytes:
         for axes, title in ((left, "all classes"), (right, "AUROC of each class")):
             axes.set(xlabel="round", ylim=(0, 1.03), title=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_ylabel("on validation images, 0 to 1")
             axes.legend(loc="lower right")
-        left.set_ylabel("on validation images, 0 to 1")
     return file.getvalue()
 
 
 def draw_roc(classes: Sequence[ClassResult]) -> bytes:
-    """Each class's curve; the points that were released are marked."""
+    """The curves of the first ``MOST_CURVES`` classes; points that were released are marked."""
     with _figure((6.4, 5.6)) as (file, (axes,)):
         axes.plot((0, 1), (0, 1), color="#767676", linewidth=0.8, linestyle=":", label="chance")
         for specificity in SPECIFICITIES:

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppfl.errors import MalformedMessageError, RunError, SettingsError
-from ppfl.federation import read_journal
+from ppfl.errors import MalformedMessageError, PpflError, RunError, SettingsError
+from ppfl.federation import iterate_journal, read_events
 from ppfl.federation.journal import LeftHospital, LeftItem
 from ppfl.report.comparison import Comparison, read_comparison
 from ppfl.report.summary import PHASES, Round, Summary, summarise
 from ppfl.report.templates import render
+from ppfl.report.training import training_sentences
 from ppfl.settings import Study
 
 if TYPE_CHECKING:
     from ppfl.report.results import Results
 
+_log = logging.getLogger("ppfl.report")
 _MOST_ROWS = 40  # of the rounds' table; metrics.csv has all of them
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A figure of the page: an SVG file in base64, and what one cannot see of it by ear."""
+    """A figure of the page: an SVG file in base64, and what one cannot see of it by ear.
+
+    ``omitted`` says what had no room in it.
+    """
 
     svg: str
     alt: str
+    omitted: str
 
 
 def write_report(folder: Path) -> Path:
@@ -47,7 +54,7 @@ def write_report(folder: Path) -> Path:
     if not journal.is_file():
         hint = "`ppfl runs list` shows which runs there are"
         raise RunError(f"{folder}: no run has begun here", hint=hint)
-    summary = summarise(read_journal(journal))
+    summary = summarise(iterate_journal(journal))
     if summary.started is None:
         raise RunError(f"{journal}: no run has begun in it")
     page = _render(folder, summary)
@@ -60,15 +67,30 @@ def write_report(folder: Path) -> Path:
     return target
 
 
+def leave_report(folder: Path) -> None:
+    """Write the report as the last thing that a run does.
+
+    If that fails it is logged: the run may be ending with an error of its own, which counts more.
+    """
+    try:
+        write_report(folder)
+    except PpflError as error:
+        _log.warning("the report was not written: %s", error)
+    except Exception:
+        _log.exception("the report was not written")
+
+
 def _render(folder: Path, summary: Summary) -> str:
     # the dashboard, which draws nothing by them, would have to load matplotlib and torch
     from ppfl.learning.released_counts import SPECIFICITIES
-    from ppfl.report.results import REDRAW_SEED, final_results
+    from ppfl.report.results import REDRAW_SEED, final_results, personal_rows
 
     notes = list(summary.notes)
     results: Results | None = None
+    personal: list[tuple[str, float | None, float | None]] = []
     try:
         results = final_results(summary)
+        personal = personal_rows(summary)
     except MalformedMessageError as error:
         notes.append(f"the released figures cannot be shown: {error}")
     study = _study(folder, summary, notes)
@@ -77,7 +99,9 @@ def _render(folder: Path, summary: Summary) -> str:
         summary=summary,
         begun=summary.started,
         study=study,
+        training=training_sentences(study) if study else [],
         results=results,
+        personal=personal,
         notes=notes,
         pictures=_pictures(summary, results),
         phases=PHASES,
@@ -95,12 +119,19 @@ def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
     from ppfl.report import figures
 
     found: dict[str, tuple[bytes, str]] = {}
+    omitted: dict[str, str] = {}
     rounds = summary.rounds
     if rounds and summary.started:
         measured = [r for r in rounds if r.metrics]
         if measured:
             last = measured[-1]
-            drawn = figures.draw_training(measured, summary.started.classes)
+            classes = summary.started.classes
+            if len(classes) > figures.MOST_CURVES:
+                tables = last.metrics.get("classes", {})
+                aurocs = {name: tables.get(name, {}).get("auroc") for name in classes}
+                classes = tuple(sorted(classes, key=lambda name: _rank(aurocs[name])))
+                omitted["training"] = _lowest(figures.MOST_CURVES, len(classes))
+            drawn = figures.draw_training(measured, classes)
             alt = f"Curves by round. After round {last.number}: " + ", ".join(
                 f"{label} {last.metrics[name]:.3f}"
                 for name, label in (("accuracy", "accuracy"), ("macro_auroc", "mean AUROC"))
@@ -110,12 +141,16 @@ def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
         alt = "Bars by round: seconds of each phase, and megabytes; the table below has them all."
         found["cost"] = (figures.draw_cost(rounds), alt)
     if results is not None:
-        ranked = sorted(results.classes, key=lambda each: each.roc.auroc.value if each.roc else 2)
+        ranked = sorted(
+            results.classes, key=lambda each: _rank(each.roc.auroc.value if each.roc else None)
+        )
         if any(each.roc for each in ranked):
             alt = "ROC curves. AUROC " + ", ".join(
                 f"{each.name} {each.roc.auroc.value:.3f}" for each in ranked if each.roc
             )
             found["roc"] = (figures.draw_roc(ranked), alt)
+            if len(ranked) > figures.MOST_CURVES:
+                omitted["roc"] = _lowest(figures.MOST_CURVES, len(ranked))
         if 0 < len(results.classes) <= figures.MOST_CELLS:
             rows = [
                 f"{each.name}: {', '.join(map(str, row))}"
@@ -131,8 +166,21 @@ def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
             )
             found["calibration"] = (figures.draw_calibration(bins), alt)
     return {
-        name: _Picture(base64.b64encode(svg).decode(), alt) for name, (svg, alt) in found.items()
+        name: _Picture(base64.b64encode(svg).decode(), alt, omitted.get(name, ""))
+        for name, (svg, alt) in found.items()
     }
+
+
+def _rank(auroc: float | None) -> float:
+    """By what classes are sorted, the lowest first; those of which nothing is known come last."""
+    return 2.0 if auroc is None else auroc
+
+
+def _lowest(shown: int, classes: int) -> str:
+    return (
+        f" Shown are {shown} of {classes} classes, those of the lowest AUROC; the table of "
+        "performance has all."
+    )
 
 
 def _study(folder: Path, summary: Summary, notes: list[str]) -> Study | None:
@@ -166,9 +214,8 @@ def _left(folder: Path) -> list[LeftItem]:
     """Each kind of thing that left the sites whose own journals lie in the run's folder."""
     items: dict[str, LeftItem] = {}
     for journal in sorted(folder.glob("sites/*/work/journal.jsonl")):
-        for event in read_journal(journal):
-            if isinstance(event, LeftHospital):
-                items |= {item.what: item for item in event.items}
+        for event in read_events(journal, LeftHospital):
+            items |= {item.what: item for item in event.items}
     return list(items.values())
 
 

@@ -77,6 +77,45 @@ def final_results(summary: Summary) -> Results | None:
     return Results(split, metrics, accuracy, classes, confusion, counts)
 
 
+_SHOWN = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auroc": "mean AUROC of the classes",
+    "ece": "calibration error (ECE)",
+    "brier": "Brier score",
+    "loss": "mean cross-entropy, nats",
+}
+
+
+def personal_rows(summary: Summary) -> list[tuple[str, float | None, float | None]]:
+    """Of each figure its name, and what the study's model and the personal models come to.
+
+    Raises:
+        MalformedMessageError: what the sites released is not what it must be.
+    """
+    if not summary.personal:
+        return []
+    common, own = summary.test, summary.personal
+    try:
+        rows = [
+            (title, _number(common.get(name)), _number(own.get(name)))
+            for name, title in _SHOWN.items()
+        ]
+        classes, own_classes = common.get("classes", {}), own.get("classes", {})
+        for name in summary.started.classes if summary.started else ():
+            if name in own_classes:
+                auroc = classes.get(name, {}).get("auroc")
+                row = (_number(auroc), _number(own_classes[name].get("auroc")))
+                rows.append((f"AUROC of {name}", *row))
+    except (TypeError, ValueError, AttributeError):
+        raise MalformedMessageError("the personal metrics are not those of models") from None
+    return rows
+
+
+def _number(told: Any) -> float | None:
+    return None if told is None else float(told)
+
+
 def _of_class(
     name: str,
     place: int,

@@ -181,6 +181,12 @@ class TrainingOptions(Section):
     )
 
     @property
+    def server_rate(self) -> float:
+        """The rate of `server_optimiser`, which has one of its own where none is set."""
+        adaptive = self.server_optimiser in ("fedadam", "fedyogi")
+        return self.server_learning_rate or (0.01 if adaptive else 1.0)
+
+    @property
     def frozen_rounds(self) -> int:
         """How many rounds at the end leave batch norm's running statistics as they are."""
         return max(1, round(self.frozen_statistics * self.rounds)) if self.frozen_statistics else 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rich.console import Console
 from rich.table import Table
 
@@ -56,16 +54,13 @@ def _classes(place: Place, classes: tuple[str, ...]) -> Table:
 
 
 def _abroad(comparison: Comparison) -> Table:
-    sites: Mapping[str, Place] = {
-        place.name: place for place in comparison.places if place.name and not place.held_out
-    }
-    table = figure_table("accuracy, %, tested at", *sites)
-    ours = (f"{100 * place.federated.accuracy.value:.1f}" for place in sites.values())
+    sites = comparison.sites
+    table = figure_table("accuracy, %, tested at", *(place.name for place in sites))
+    ours = (f"{100 * place.federated.accuracy.value:.1f}" for place in sites)
     table.add_row("the federation's model", *ours)
-    found = {(a.trained_at, a.tested_at): a.accuracy.value for a in comparison.abroad}
-    for trained_at in dict.fromkeys(a.trained_at for a in comparison.abroad):
-        cells = (found.get((trained_at, name)) for name in sites)
-        row = ("" if cell is None else f"{100 * cell:.1f}" for cell in cells)
+    for trained_at, found in comparison.abroad_accuracy.items():
+        cells = (found.get(place.name) for place in sites)
+        row = ("" if cell is None else f"{100 * cell.value:.1f}" for cell in cells)
         table.add_row(f"{trained_at}'s own model", *row)
     return table
 

@@ -12,13 +12,29 @@ import numpy as np
 import pytest
 
 from ppfl.errors import BrowserError, RunError
-from ppfl.federation.journal import Event, StudyFailed
-from ppfl.learning.metrics import EvaluationCounts
-from ppfl.report import COMPARISON, Comparison, Estimate, print_pdf, summarise, write_report
+from ppfl.federation.journal import (
+    Alarm,
+    Event,
+    MetricsReleased,
+    SiteAnswered,
+    SiteFailed,
+    StudyFailed,
+)
+from ppfl.learning.metrics import EvaluationCounts, compute_metrics
+from ppfl.learning.released_counts import ReleasedCounts
+from ppfl.report import (
+    COMPARISON,
+    Comparison,
+    Estimate,
+    leave_report,
+    print_pdf,
+    summarise,
+    write_report,
+)
 from ppfl.report import comparison as compared
-from ppfl.report.comparison import Difference, Other, Place
+from ppfl.report.comparison import Abroad, Difference, Other, Place
 from ppfl.report.results import final_results
-from tests.coordinator.dashboard.studies import CLASSES, started
+from tests.coordinator.dashboard.studies import CLASSES, SITES, answered, closed, started
 from tests.report.runs import STUDY, events, predictions, released, write_run
 
 
@@ -42,6 +58,40 @@ def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
     assert "has not ended" not in page
 
 
+def test_of_many_classes_it_is_said_which_are_drawn(tmp_path: Path) -> None:
+    names = tuple(f"class-{number:02}" for number in range(14))
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(14), 30)
+    odds = rng.random((420, 14)) + 2 * np.eye(14)[labels]
+    found = EvaluationCounts.from_predictions(
+        (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32), labels
+    )
+    metrics = compute_metrics(found, names).to_dict()
+    counts = ReleasedCounts.of(found, floor=20).to_dict()
+    test = MetricsReleased(round=1, split="test", sites=SITES, metrics=metrics, counts=counts)
+    seen = test.model_copy(update={"split": "validation", "counts": {}})
+    page = _page(tmp_path, [started(classes=names), *_first_round(), seen, test])
+    assert page.count("Shown are 7 of 14 classes, those of the lowest AUROC") == 2
+    assert f'<th scope="row">class-03{_cells(found.confusion[3])}</tr>' in page
+    assert "Confusion matrix, a row" not in page  # too many cells to be drawn
+    assert "Shown are" not in _page(tmp_path / "few", list(events()))
+
+
+def _first_round() -> list[Event]:
+    return [*(answered(1, site) for site in SITES), closed(1)]
+
+
+def _cells(row: Sequence[int]) -> str:
+    return "".join(f"<td>{count}" for count in row)
+
+
+def test_what_encryption_takes_of_a_round_is_said(tmp_path: Path) -> None:
+    page = _page(tmp_path, [started(), *_first_round()])
+    assert "Encryption took 1.9 of 20.0 s a round (9 %)" in page
+    plain = _page(tmp_path / "plain", [started(protection="none"), *_first_round()])
+    assert "Encryption took" not in plain
+
+
 def test_each_class_has_its_own_images(tmp_path: Path) -> None:
     summary = summarise(list(events()))
     found = final_results(summary)
@@ -54,9 +104,10 @@ def test_each_class_has_its_own_images(tmp_path: Path) -> None:
 
 
 def _comparison(study_fingerprint: str) -> Comparison:
-    def tested(accuracy: float) -> compared.Tested:
+    def tested(accuracy: float, auroc: float) -> compared.Tested:
+        aurocs = dict.fromkeys(CLASSES, auroc)
         return compared.Tested(
-            accuracy=_estimate(accuracy), sensitivity={}, auroc={}, macro_auroc=None
+            accuracy=_estimate(accuracy), sensitivity={}, auroc=aurocs, macro_auroc=auroc
         )
 
     def place(name: str, ours: float, own: float) -> Place:
@@ -64,20 +115,30 @@ def _comparison(study_fingerprint: str) -> Comparison:
         other = Other(
             method="local",
             trained_at=name,
-            tested=tested(own),
+            tested=tested(own, 0.84),
             accuracy=better,
             sensitivity={},
-            auroc={},
+            auroc={
+                "COVID": Difference(estimate=_estimate(0.035), p=0.0123),
+                "Normal": Difference(estimate=_estimate(-0.01), p=0.0000004),
+                "Effusion": None,
+            },
         )
-        return Place(name=name, images=200, patients=150, federated=tested(ours), others=(other,))
+        federated = tested(ours, 0.875)
+        return Place(name=name, images=200, patients=150, federated=federated, others=(other,))
 
     return Comparison(
         study="thorax",
         study_fingerprint=study_fingerprint,
         classes=CLASSES,
         trainings=(),
-        places=(place("harbour", 0.9, 0.8), place("north", 0.7, 0.75)),
-        abroad=(),
+        places=(place("", 0.85, 0.8), place("harbour", 0.9, 0.8), place("north", 0.7, 0.75)),
+        abroad=(
+            Abroad(
+                trained_at="harbour", tested_at="north", accuracy=_estimate(0.6), difference=None
+            ),
+        ),
+        same_model_in_plaintext=True,
         warnings=("north would do better alone",),
     )
 
@@ -94,6 +155,24 @@ def test_a_comparison_is_told_with_the_worst_site(tmp_path: Path) -> None:
     assert "+10.0 [+8.0, +12.0]" in page
     assert "−5.0 [−7.0, −3.0]" in page
     assert "north would do better alone" in page
+    covid = "<td>0.875<td>own model<td>0.840<td>+0.035 [+0.015, +0.055]<td>0.012</tr>"
+    assert f'<th scope="row">COVID{covid}' in page
+    assert page.count("<td>0.012</tr>") == 1  # of all sites together; the rest is in the file
+    assert "<td>−0.010 [−0.030, +0.010]<td>&lt; 0.001</tr>" in page
+    assert '<th scope="row">Effusion<td>0.875<td>own model<td>0.840<td>too few patients' in page
+    assert "harbour's own<td>–<td>60.0 [58.0, 62.0]" in page
+    assert "the same model, bit for bit" in page
+
+
+@pytest.mark.parametrize(("same", "said"), [(False, "ends in another model"), (None, "")])
+def test_another_model_without_encryption_is_a_fault(
+    same: bool | None, said: str, tmp_path: Path
+) -> None:
+    told = _comparison(STUDY.fingerprint()).model_copy(update={"same_model_in_plaintext": same})
+    (tmp_path / COMPARISON).write_text(told.model_dump_json())
+    page = _page(tmp_path, list(events())[:1])
+    assert said in page
+    assert ("Trained once more without encryption" in page) is bool(said)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +237,64 @@ def test_of_several_runs_the_last_is_told(tmp_path: Path) -> None:
 def test_a_round_that_is_done_again_is_not_told_before(tmp_path: Path) -> None:
     page = _page(tmp_path, [*list(events())[:-3], started(resumed_after=1)])
     assert "1 of 4 rounds are complete" in page
+
+
+def _without(happened: Sequence[Event], lost: Event) -> list[Event]:
+    return [event for event in happened if event is not lost]
+
+
+def test_a_round_of_which_an_answer_was_lost_is_left_out_and_named(tmp_path: Path) -> None:
+    happened = list(events())
+    torn = next(e for e in happened if isinstance(e, SiteAnswered) and e.round == 2)
+    journal = _without(happened, torn)
+    summary = summarise(journal)
+    assert [r.number for r in summary.rounds] == [1, 3, 4]
+    assert summary.notes == ("round 2 is left out: the journal lacks the answer of harbour",)
+    assert summary.rounds[1].metrics["accuracy"] == happened[15].metrics["accuracy"]  # type: ignore[attr-defined]
+    assert summary.test
+    page = _page(tmp_path, journal)
+    assert "round 2 is left out" in page
+    again = [started(resumed_after=1), *(answered(2, site) for site in SITES), closed(2)]
+    assert summarise([*journal[:11], *again]).notes == ()  # it was done again, and is whole
+
+
+def test_what_was_released_of_a_round_that_is_done_again_is_forgotten() -> None:
+    happened = list(events())
+    last = [*happened[:21], started(resumed_after=3), *(answered(4, site) for site in SITES)]
+    assert summarise(last).validation == happened[15].metrics  # type: ignore[attr-defined]
+    summary = summarise([*last, closed(4)])
+    assert [bool(r.metrics) for r in summary.rounds] == [True, True, True, False]
+    assert summary.validation == {}
+    assert summarise([*happened, started(resumed_after=3)]).test == {}
+    assert summarise([*happened, started(resumed_after=3)]).counts == {}
+
+
+def test_a_report_that_fails_does_not_hide_why_the_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise KeyError("x")
+
+    leave_report(tmp_path)
+    assert "the report was not written" in caplog.text
+    assert "no run has begun here" in caplog.text
+    write_run(tmp_path, list(events())[:1])
+    monkeypatch.setattr("ppfl.report.page.render", broken)
+    caplog.clear()
+    leave_report(tmp_path)
+    assert "KeyError" in caplog.text
+
+
+def test_a_site_that_is_often_lost_and_many_alarms_are_told_in_few_lines() -> None:
+    lost = [SiteFailed(round=n, site="north", code="lost", sentence="gone") for n in range(1, 91)]
+    alarms = [Alarm(round=n, code="clipping", sentence=f"clipped {n}") for n in range(1, 91)]
+    notes = summarise([started(), *lost, *alarms]).notes
+    assert notes[0] == "north was not in the total 90 times, in rounds 1 to 90: gone"
+    assert len(notes) == 22
+    assert notes[1] == "round 1: clipped 1"
+    assert notes[-1] == "the journal holds 70 more alarms"
+    once = "round 1: north is not in it: gone"
+    assert summarise([started(), lost[0]]).notes == (once,)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

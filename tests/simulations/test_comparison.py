@@ -45,7 +45,7 @@ def _silent(_: str) -> None:
 def test_a_federation_is_compared_with_its_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simulations.runner, "write_report", lambda _: None)  # takes longer
+    monkeypatch.setattr(simulations.runner, "leave_report", lambda _: None)  # takes longer
     monkeypatch.setattr(intervals, "_RESAMPLES", 1000)
     scenario = tiny_scenario("shared", images={"test": 0.4}, training={"rounds": 1})
     held = scenario.simulation.model_copy(update={"hold_out": "west"})

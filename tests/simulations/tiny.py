@@ -56,5 +56,5 @@ def _prepared(scenario: str) -> Path:
 def run_without_report(folder: Path) -> None:
     """Run a study in this process; to draw its report would take longer than such a round."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulations.runner, "write_report", lambda _: None)
+        patch.setattr(simulations.runner, "leave_report", lambda _: None)
         simulations.runner.run_in_process(folder)
