@@ -4,7 +4,8 @@
     python -m benchmarks.journal --rounds 100 --sites 10
 
 The journal is of a study that ran to its end, with digests and signatures as `ppfl audit` wants
-them, and made-up figures. Each command is a process of its own. A table in Markdown.
+them, and made-up figures. Each command is a process of its own; `ppfl --help` reads no journal and
+shows what every one of them takes to start. A table in Markdown.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from ppfl.settings import Study
 _CLASSES = ("COVID", "Normal", "Effusion")
 _SECONDS = {"open": 1.5, "evaluate": 0.5, "train": 16.0, "seal": 0.3, "add": 0.05}
 _BYTES = 7_200_000
-_COMMANDS = (("runs", "list"), ("runs", "show"), ("report",), ("audit",))
+_COMMANDS = (("--help",), ("runs", "list"), ("runs", "show"), ("report",), ("audit",))
 
 
 def write_run(folder: Path, *, sites: int, rounds: int) -> int:
