@@ -11,7 +11,6 @@ from ppfl.errors import MalformedMessageError, RecordError
 from ppfl.federation.ciphertexts import CIPHERTEXTS, KeptCiphertexts
 from ppfl.federation.journal import RoundClosed
 from ppfl.settings import Study
-from sites.vectors import create_suite
 
 
 def recompute(run: Path, study: Study, record: RoundClosed, *, values: int) -> str:
@@ -27,6 +26,8 @@ def recompute(run: Path, study: Study, record: RoundClosed, *, values: int) -> s
         if study.federation.keep_ciphertexts:
             raise RecordError(f"{name}: its vectors should have been kept, and are not there")
         return "ciphertexts not kept"
+    from sites.vectors import create_suite  # it loads torch, which nothing else of an audit needs
+
     encrypted = study.encryption.custody != "unsafe_plaintext"
     suite = create_suite(study, read_public_key(run / "public.key") if encrypted else None)
     total: SealedVector | None = None

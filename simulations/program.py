@@ -8,8 +8,13 @@ from importlib import import_module
 from sites.printing import run_command
 
 _LIGHT = {
+    ("audit",): "coordinator.audit_command:audit_run",
     ("dashboard",): "coordinator.dashboard.command:show_dashboard",
     ("export",): "coordinator.export_command:export_run",
+    ("report",): "coordinator.report_command:report_run",
+    ("runs", "compare"): "coordinator.runs_command:compare_runs",
+    ("runs", "list"): "coordinator.runs_command:list_runs",
+    ("runs", "show"): "coordinator.runs_command:show_run",
     ("coordinator", "run"): "coordinator.run_command:run_coordinator",
     ("coordinator", "start"): "coordinator.start_command:start_coordinator",
     ("coordinator", "status"): "coordinator.status_command:show_status",
