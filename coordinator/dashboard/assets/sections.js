@@ -223,7 +223,7 @@ export function showTest(run) {
     make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "n" }, String(row.images ?? "–")), ...["auroc", "sensitivity", "specificity"].map((key) => make("td", { class: "n" }, share(row[key])))),
   );
   const about = `The model on ${metrics.images} test images of all sites, of patients it was not trained on: accuracy ${share(metrics.accuracy)}, mean AUROC ${share(metrics.macro_auroc)}.`;
-  box.replaceChildren(make("h3", {}, "Test"), make("p", {}, about), make("div", { class: "wide" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows))));
+  box.replaceChildren(make("h3", {}, "Test"), make("p", {}, about), make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "test by class" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows))));
 }
 
 export function showMetricsTable(run) {
