@@ -80,13 +80,15 @@ class CodeBook:
 
         Each byte of c(m) steps by nearly the same from grey to grey, modulo 256. Among the hundreds
         there are some with short steps, in which a picture is there for all to see, only folded
-        at some greys. The channels are the byte that correlates most with the grey level, then
-        twice the one with which a weighted sum of all so far, which is what a network's first
-        layer takes, comes nearest to it.
+        at some greys. The three that correlate most with the grey level are the channels.
         """
         width = -(-(self.N**2).bit_length() // 8)
         table = np.array([list(number.to_bytes(width, "little")) for number in self.ciphertexts])
-        chosen = _nearest_columns(table, np.arange(LEVELS))
+        centred = table - table.mean(axis=0)
+        spread = np.sqrt((centred**2).sum(axis=0))
+        along = abs((np.arange(LEVELS) - (LEVELS - 1) / 2) @ centred)
+        correlation = np.divide(along, spread, out=np.zeros(width), where=spread > 0)
+        chosen = np.argsort(-correlation, kind="stable")[:CHANNELS]
         book: NDArray[np.uint8] = table[:, chosen].astype(np.uint8)
         return book[images]
 
@@ -130,26 +132,6 @@ def encrypt_pixels(images: NDArray[np.uint8], engine: Engine) -> NDArray[np.uint
             scaled = (number << 8 * CHANNELS) // engine.ciphertext_modulus
             channels[start + i] = list(scaled.to_bytes(CHANNELS, "big"))
     return channels.reshape(*images.shape, CHANNELS)
-
-
-def _nearest_columns(table: NDArray[np.int64], target: NDArray[np.int64]) -> list[int]:
-    """The columns whose weighted sum comes nearest to the target, chosen one after the other.
-
-    Each choice is the best in the sense of least squares: what a column adds is what of it is at
-    right angles to those chosen before.
-    """
-    columns = table - table.mean(axis=0)
-    left = target - target.mean()
-    chosen: list[int] = []
-    for _ in range(CHANNELS):
-        lengths = np.linalg.norm(columns, axis=0)
-        new = lengths > 1e-6  # no column of whole numbers is shorter, but for rounding
-        along = np.divide(abs(left @ columns), lengths, out=np.zeros(len(lengths)), where=new)
-        chosen.append(int(along.argmax()))
-        direction = columns[:, chosen[-1]] / lengths[chosen[-1]]
-        left = left - direction * (direction @ left)
-        columns = columns - np.outer(direction, direction @ columns)
-    return chosen
 
 
 def _plaintexts(pixels: NDArray[np.uint8], engine: Engine) -> bytes:
