@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +130,9 @@ def train_locally(
             estimated.append(layer)
     batches_an_epoch = len(_cuts(images, options.batch_size)) + 1
     steps = batches_an_epoch * options.local_epochs
-    lower = options.precision == "bfloat16"
+    lower: AbstractContextManager[object] = nullcontext()
+    if options.precision == "bfloat16":
+        lower = torch.autocast(device.type, torch.bfloat16)
     losses: list[float] = []
     rates: list[float] = []
     with seeded(device, start):
@@ -150,7 +153,7 @@ def train_locally(
             if options.augmentation:
                 pixels = augment(pixels, generator)
             labels = torch.from_numpy(data.labels[chosen]).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=lower):
+            with lower:
                 logits = model(network_input(pixels, normalisation))
             each = functional.cross_entropy(
                 logits.float(),
