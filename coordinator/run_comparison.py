@@ -10,21 +10,25 @@ from typing import Any
 
 from ppfl.errors import RunError
 from ppfl.federation import iterate_journal
-from ppfl.report import Summary, summarise
+from ppfl.report import PHASES, Summary, summarise
 from ppfl.settings import Study
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run from its folder; ``settings`` are the study's, by their dotted names."""
+    """A run from its folder; ``settings`` are the study's, by their dotted names.
+
+    They are empty where the folder's study file is missing or is not the run's; ``notes`` say so.
+    """
 
     folder: Path
     summary: Summary
     settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The run in a folder; one that is under way is read as far as it is.
+    """The last run in a folder's journal; one that is under way is read as far as it is.
 
     Raises:
         RunError: there is no run in the folder, or its journal is damaged.
@@ -35,9 +39,15 @@ def read_record(folder: Path) -> RunRecord:
         raise RunError(
             f"{folder}: no run has begun here", hint="ppfl runs list shows what there is"
         )
-    study = folder / "study.toml"
-    settings = _flat(Study.read(study).model_dump(mode="json")) if study.is_file() else {}
-    return RunRecord(folder, summarise(iterate_journal(journal)), settings)
+    summary = summarise(iterate_journal(journal))
+    file = folder / "study.toml"
+    if not file.is_file():
+        return RunRecord(folder, summary, {}, (f"{file} is missing: no settings",))
+    study = Study.read(file)
+    if summary.started and study.fingerprint() != summary.started.study_fingerprint:
+        told = f"{file} is not the study that the journal names: no settings"
+        return RunRecord(folder, summary, {}, (told,))
+    return RunRecord(folder, summary, _flat(study.model_dump(mode="json")))
 
 
 def figures_of(summary: Summary) -> dict[str, float | int | str | None]:
@@ -64,8 +74,10 @@ def figures_of(summary: Summary) -> dict[str, float | int | str | None]:
         "MB down": round(sum(r.bytes_down for r in summary.rounds) / 1e6, 1),
         "minutes": round(sum(r.total_s for r in summary.rounds) / 60, 2),
     }
-    for phase in ("open", "train", "seal", "add") if summary.rounds else ():
-        found[f"{phase}, s"] = round(median(r.seconds[phase] for r in summary.rounds), 2)
+    if summary.rounds:
+        found["a round, s"] = round(median(r.total_s for r in summary.rounds), 2)
+        for phase in PHASES:
+            found[f"{phase}, s"] = round(median(r.seconds[phase] for r in summary.rounds), 2)
     found["model"] = summary.closed.model_sha256[:12] if summary.closed else None
     return found
 

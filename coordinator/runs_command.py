@@ -82,9 +82,12 @@ def show_run(
             f"{begun.protection}",
             soft_wrap=True,
         )
+    if earlier := record.summary.earlier_runs:
+        out.print(f"the last of {earlier + 1} runs in this journal")
     print_summary(record.summary, out)
     if record.summary.failed:
         out.print(f"broke off: {record.summary.failed.sentence}")
+    _print_notes([record], out)
     _print_side_by_side([record], {name: [v] for name, v in record.settings.items()}, out)
 
 
@@ -101,7 +104,8 @@ def compare_runs(
         raise SettingsError("ppfl runs compare: name two runs or more")
     records = [read_record(folder) for folder in folders]
     figures = side_by_side([figures_of(record.summary) for record in records])
-    settings = differing([record.settings for record in records])
+    told = all(record.settings for record in records)  # or each setting would seem to differ
+    settings = differing([record.settings for record in records]) if told else {}
     versions = differing([_versions(record) for record in records])
     if as_json:
         named = [str(record.folder) for record in records]
@@ -110,9 +114,18 @@ def compare_runs(
         return
     out = Console()
     _print_side_by_side(records, figures, out)
-    out.print("settings and versions that differ:" if settings or versions else "equal settings")
+    _print_notes(records, out)
     if settings or versions:
+        out.print("settings and versions that differ:")
         _print_side_by_side(records, settings | versions, out)
+    elif told:
+        out.print("equal settings")
+
+
+def _print_notes(records: list[RunRecord], out: Console) -> None:
+    for record in records:
+        for note in record.notes:
+            out.print(f"note: {note}", soft_wrap=True)
 
 
 def _versions(record: RunRecord) -> dict[str, str]:

@@ -16,11 +16,12 @@ from ppfl.report.shortcuts import (
     View,
     write_shortcuts,
 )
-from ppfl.report.summary import Summary, summarise
+from ppfl.report.summary import PHASES, Summary, summarise
 
 __all__ = [
     "COMPARISON",
     "PAPER",
+    "PHASES",
     "Attack",
     "CamShare",
     "CellFigures",

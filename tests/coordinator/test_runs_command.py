@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from coordinator.runs_command import runs
 from ppfl.errors import RunError, SettingsError
 from ppfl.settings import Study
-from tests.coordinator.dashboard.studies import CLASSES, SITES, study, write
+from tests.coordinator.dashboard.studies import CLASSES, SITES, started, study, write
 
 
 def _run(folder: Path, *, events: int | None = None, **training: Any) -> Path:
@@ -22,8 +22,10 @@ def _run(folder: Path, *, events: int | None = None, **training: Any) -> Path:
         "training": training,
         "federation": {"sites": SITES},
     }
-    write(folder, *list(study())[:events])
-    (folder / "study.toml").write_text(Study.model_validate(table).to_toml())
+    settings = Study.model_validate(table)
+    begun, *rest = list(study())[:events]
+    write(folder, begun.model_copy(update={"study_fingerprint": settings.fingerprint()}), *rest)
+    (folder / "study.toml").write_text(settings.to_toml())
     return folder
 
 
@@ -72,12 +74,35 @@ def test_runs_are_compared_in_figures_and_in_the_settings_that_differ(tmp_path: 
     assert figures["measured on"] == ["test", None]
     assert figures["MB up"] == [28.8, 7.2]
     assert figures["train, s"] == [16.0, 16.0]
+    assert figures["evaluate, s"] == [0.5, 0.5]
+    assert figures["a round, s"] == [20.0, 20.0]
     assert figures["model"] == ["ab" * 6, None]
     assert "AUROC of COVID" in _ask("compare", one, other)
 
 
 def test_equal_runs_differ_in_nothing(tmp_path: Path) -> None:
     assert "equal settings" in _ask("compare", _run(tmp_path / "a"), _run(tmp_path / "b"))
+
+
+def test_settings_of_another_study_are_not_taken_for_the_runs(tmp_path: Path) -> None:
+    changed, gone = _run(tmp_path / "changed"), _run(tmp_path / "gone")
+    (gone / "study.toml").unlink()
+    text = (changed / "study.toml").read_text()
+    (changed / "study.toml").write_text(text.replace("seed = 2022", "seed = 1"))
+    assert "not the study that the journal names" in _ask("show", changed)
+    assert "is missing" in _ask("show", gone)
+    assert json.loads(_ask("show", gone, "--json"))["settings"] == {}
+    for other in (changed, gone):
+        told = _ask("compare", _run(tmp_path / "one"), other)
+        assert "no settings" in told
+        assert "equal settings" not in told
+
+
+def test_of_several_runs_in_a_journal_the_last_is_shown(tmp_path: Path) -> None:
+    folder = _run(tmp_path / "twice")
+    _, *rest = study()
+    write(folder, started(run="a2"), *rest)
+    assert "the last of 2 runs" in _ask("show", folder)
 
 
 @pytest.mark.parametrize("command", ["list", "show"])

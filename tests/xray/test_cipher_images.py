@@ -54,10 +54,11 @@ def test_without_randomness_the_picture_stays_as_it_is(engine: Engine) -> None:
 def test_the_bytes_shown_are_those_that_correlate_most_with_the_grey_level(engine: Engine) -> None:
     book = CodeBook.with_fixed_randomness(engine, b"secret")
     shown = book.correlated_bytes(_LEVELS).reshape(LEVELS, 3)
-    width = engine.ciphertext_bytes
-    every = zip(*(number.to_bytes(width, "big") for number in book.ciphertexts), strict=True)
+    bits = 8 * engine.ciphertext_bytes
+    every = ([number >> low & 255 for number in book.ciphertexts] for low in range(bits - 7))
+    varied = [column for column in every if len(set(column)) > 1]
     greys = range(LEVELS)
-    expected = sorted((abs(correlation(greys, column)) for column in every), reverse=True)[:3]
+    expected = sorted((abs(correlation(greys, column)) for column in varied), reverse=True)[:3]
     found = [abs(correlation(greys, channel)) for channel in shown.T.tolist()]
     assert found == pytest.approx(expected)
 
