@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from ppfl.errors import MalformedMessageError, PpflError, RunError, SettingsError
 from ppfl.federation import iterate_journal, read_events
 from ppfl.federation.journal import LeftHospital, LeftItem
+from ppfl.files import replace_private
 from ppfl.report.comparison import Comparison, read_comparison
+from ppfl.report.shortcuts import ShortcutsFound, read_shortcuts
 from ppfl.report.summary import PHASES, Round, Summary, summarise
-from ppfl.report.templates import render
+from ppfl.report.templates import read_style, render
 from ppfl.report.training import training_sentences
 from ppfl.settings import Study
 
@@ -37,18 +39,23 @@ class _Picture:
     omitted: str
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, shortcuts: Path | None = None, with_xrays: bool = False) -> Path:
     """Write ``report.html`` and ``metrics.csv`` into a run's folder, from its journal.
 
     A run that is under way is told as far as it is. Settings are those in ``study.toml``, if that
     is the file of which the journal has the fingerprint.
 
+    Args:
+        folder: the run's.
+        shortcuts: that of ``ppfl shortcuts``, whose tables become a section.
+        with_xrays: whether its Grad-CAM pictures do, too; only the owner can read the page then.
+
     Returns:
         Where the page is.
 
     Raises:
-        RunError: there is no journal, no run has begun in it, a line of it is no event, or the disk
-            is full.
+        RunError: there is no journal, no run has begun in it, a line of it is no event, the
+            shortcuts were measured of another model, or the disk is full.
     """
     journal = folder / "journal.jsonl"
     if not journal.is_file():
@@ -57,11 +64,22 @@ def write_report(folder: Path) -> Path:
     summary = summarise(iterate_journal(journal))
     if summary.started is None:
         raise RunError(f"{journal}: no run has begun in it")
-    page = _render(folder, summary)
+    found = read_shortcuts(shortcuts) if shortcuts else None
+    if found and (not summary.closed or found.result.model_sha256 != summary.closed.model_sha256):
+        raise RunError(
+            f"{shortcuts}: measured of another model than this run's",
+            hint="ppfl shortcuts --model RUN/model.safetensors; a model with layers of one site "
+            "is not the run's",
+        )
+    page = _render(folder, summary, found, with_xrays=with_xrays)
     target = folder / "report.html"
     try:
         (folder / "metrics.csv").write_text(summary.to_csv(), encoding="utf-8")
-        target.write_text(page, encoding="utf-8")
+        target.unlink(missing_ok=True)  # or it would keep the permissions of the last
+        if with_xrays:
+            replace_private(target, [page.encode()])
+        else:
+            target.write_text(page, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror}") from None
     return target
@@ -80,7 +98,9 @@ def leave_report(folder: Path) -> None:
         _log.exception("the report was not written")
 
 
-def _render(folder: Path, summary: Summary) -> str:
+def _render(
+    folder: Path, summary: Summary, shortcuts: ShortcutsFound | None, *, with_xrays: bool
+) -> str:
     # the dashboard, which draws nothing by them, would have to load matplotlib and torch
     from ppfl.learning.released_counts import SPECIFICITIES
     from ppfl.report.results import REDRAW_SEED, final_results, personal_rows
@@ -110,7 +130,9 @@ def _render(folder: Path, summary: Summary) -> str:
         redraw_seed=REDRAW_SEED,
         left=_left(folder),
         comparison=_comparison(folder, summary, notes),
-        style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
+        shortcuts=shortcuts.result if shortcuts else None,
+        grad_cam=base64.b64encode(shortcuts.grad_cam).decode() if shortcuts and with_xrays else "",
+        style=read_style(),
     )
 
 

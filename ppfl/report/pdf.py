@@ -49,5 +49,7 @@ def print_pdf(page: Path) -> Path:
             raise BrowserError(f"{browser}: {type(error).__name__}", hint=_HINT) from None
         if not made.exists():
             raise BrowserError(f"{browser} ended with {done.returncode}, no PDF", hint=_HINT)
-        shutil.copyfile(made, target)
+        shutil.copymode(page, made)  # a page for one pair of eyes makes such a file
+        target.unlink(missing_ok=True)
+        shutil.copy(made, target)
     return target

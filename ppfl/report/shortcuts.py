@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ppfl.errors import write_error
+from ppfl.errors import RunError, write_error
 from ppfl.files import replace_private
 from ppfl.report.estimate import Estimate
-from ppfl.report.templates import render
+from ppfl.report.templates import read_style, render
+
+_RESULT = "shortcuts.json"
+_GRAD_CAM = "grad-cam.png"
 
 
 class _Result(BaseModel):
@@ -99,6 +103,14 @@ class ShortcutsResult(_Result):
     model_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShortcutsFound:
+    """What was measured of a model, and its Grad-CAM pictures, a PNG file."""
+
+    result: ShortcutsResult
+    grad_cam: bytes
+
+
 def write_shortcuts(folder: Path, result: ShortcutsResult, pictures: bytes) -> None:
     """Write ``shortcuts.json``, ``shortcuts.html`` and the ``pictures``, a PNG file.
 
@@ -107,14 +119,35 @@ def write_shortcuts(folder: Path, result: ShortcutsResult, pictures: bytes) -> N
     Raises:
         RunError: a file cannot be written.
     """
-    page = render("shortcuts.html.j2", result=result, pictures=base64.b64encode(pictures).decode())
+    page = render(
+        "shortcuts.html.j2",
+        result=result,
+        grad_cam=base64.b64encode(pictures).decode(),
+        style=read_style(),
+    )
     files = {
-        "shortcuts.json": result.model_dump_json(indent=1).encode(),
+        _RESULT: result.model_dump_json(indent=1).encode(),
         "shortcuts.html": page.encode(),
-        "grad-cam.png": pictures,
+        _GRAD_CAM: pictures,
     }
     try:
         for name, content in files.items():
             replace_private(folder / name, [content])
     except OSError as error:
         raise write_error(str(folder), error) from None
+
+
+def read_shortcuts(folder: Path) -> ShortcutsFound:
+    """What ``write_shortcuts`` left in a folder.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    hint = "`ppfl shortcuts --out` makes this folder"
+    try:
+        result = ShortcutsResult.model_validate_json((folder / _RESULT).read_bytes())
+        return ShortcutsFound(result, (folder / _GRAD_CAM).read_bytes())
+    except ValidationError:
+        raise RunError(f"{folder / _RESULT}: not of this version", hint=hint) from None
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: {error.strerror}", hint=hint) from None

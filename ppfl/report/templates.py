@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,3 +14,8 @@ def render(template: str, *, package: str = "ppfl.report", **values: Any) -> str
         loader=jinja2.PackageLoader(package, "."), autoescape=True, trim_blocks=True
     )
     return environment.get_template(template).render(**values)
+
+
+def read_style() -> str:
+    """The style sheet of reports, to stand in a page."""
+    return (Path(__file__).parent / "report.css").read_text(encoding="utf-8")

@@ -82,7 +82,8 @@ class CodeBook:
         are some with short steps, in which a picture is there for all to see, at most folded
         at some greys. The three that correlate most with the grey level are the channels. A byte is
         any eight neighbouring bits: of those that start at a multiple of eight the best often use
-        few of their 256 values, and the same picture lies a few bits lower with more contrast.
+        few of their 256 values, and the same picture lies a few bits lower with more contrast. Each
+        channel is stretched: its lowest byte in the book becomes 0, its highest 255.
         """
         width = -(-(self.N**2).bit_length() // 8)
         numbers = b"".join(number.to_bytes(width, "little") for number in self.ciphertexts)
@@ -95,7 +96,9 @@ class CodeBook:
         along = abs((np.arange(LEVELS) - (LEVELS - 1) / 2) @ centred)
         correlation = np.divide(along, spread, out=np.zeros(len(spread)), where=spread > 0)
         chosen = np.argsort(-correlation, kind="stable")[:CHANNELS]
-        book: NDArray[np.uint8] = table[:, chosen]
+        shown = table[:, chosen].astype(np.float64)
+        low, high = shown.min(axis=0), shown.max(axis=0)
+        book: NDArray[np.uint8] = np.rint((shown - low) * 255 / (high - low)).astype(np.uint8)
         return book[images]
 
     def highest_bytes(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
