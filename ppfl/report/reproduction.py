@@ -33,8 +33,8 @@ class RowResult(BaseModel):
     """One row: what was trained on, how well the model did, and what an outsider sees.
 
     ``chance`` is the accuracy of answers as frequent as the model's that do not depend on the
-    image. ``less_than_plain`` is the accuracy of the plain row ``compared_with`` minus this one's,
-    on the same patients. ``leakage`` holds the fields of ``ppfl.xray.leakage.Leakage``, ``attacks``
+    image. ``less_than_plain`` is the accuracy of the plain row (a) minus this one's, on the same
+    patients. ``leakage`` holds the fields of ``ppfl.xray.leakage.Leakage``, ``attacks``
     goes by name.
     """
 
@@ -56,7 +56,6 @@ class RowResult(BaseModel):
     macro_auroc: float | None
     chance: float
     less_than_plain: Estimate | None = None
-    compared_with: str = ""
     leakage: dict[str, float]
     attacks: dict[str, Attack]
     minutes: float
@@ -118,7 +117,7 @@ def _csv(rows: Sequence[RowResult], attacks: Sequence[str]) -> str:
         ["row", "images", "size", "rounds", "local_epochs", "learning_rate"]
         + ["train_images", "test_images"]
         + ["accuracy", "accuracy_low", "accuracy_high", "chance", "macro_auroc"]
-        + ["less_than_plain", "less_low", "less_high", "compared_with", *leaks]
+        + ["less_than_plain", "less_low", "less_high", *leaks]
         + [f"{name}: within 8" for name in attacks]
         + ["minutes", "model_sha256"]
     )
@@ -130,7 +129,6 @@ def _csv(rows: Sequence[RowResult], attacks: Sequence[str]) -> str:
             + [row.accuracy.value, row.accuracy.low, row.accuracy.high, row.chance]
             + ["" if row.macro_auroc is None else row.macro_auroc]
             + (["", "", ""] if less is None else [less.value, less.low, less.high])
-            + [row.compared_with]
             + [row.leakage[name] for name in leaks]
             + [row.attacks[name].within_8 if name in row.attacks else "" for name in attacks]
             + [row.minutes, row.model_sha256]

@@ -88,27 +88,17 @@ def read_pictures(folder: Path) -> dict[str, bytes]:
 
 
 def compare(rows: Sequence[tuple[Path, RowResult]]) -> list[RowResult]:
-    """The rows, each beside the plain one of the same schedule, or else row (a), if it is done."""
-    plain = {result.key: (folder, result) for folder, result in rows if result.key in ("a", "al")}
+    """The rows, each beside row (a), if that is done."""
+    plain = next((folder for folder, result in rows if result.key == "a"), None)
     compared = []
     for folder, result in rows:
-        controls = [plain[key] for key in ("al", "a") if key in plain and key != result.key]
-        matching = [pair for pair in controls if _schedule(pair[1]) == _schedule(result)]
-        control = (matching or [pair for pair in controls if pair[1].key == "a"])[:1]
-        if result.key != "a" and control:
-            one, other = _read_predictions(control[0][0]), _read_predictions(folder)
-            less = difference_interval(
-                one.correct, one.groups, other.correct, other.groups, seed=_SEED
-            )
-            update = {"less_than_plain": Estimate.of(less), "compared_with": control[0][1].key}
-            compared.append(result.model_copy(update=update))
-        else:
+        if plain is None or folder == plain:
             compared.append(result)
+            continue
+        one, other = _read_predictions(plain), _read_predictions(folder)
+        less = difference_interval(one.correct, one.groups, other.correct, other.groups, seed=_SEED)
+        compared.append(result.model_copy(update={"less_than_plain": Estimate.of(less)}))
     return compared
-
-
-def _schedule(result: RowResult) -> tuple[int, int, float]:
-    return result.rounds, result.local_epochs, result.learning_rate
 
 
 def _read_predictions(folder: Path) -> Predictions:

@@ -14,21 +14,18 @@ class Row:
     """One way of showing X-rays to the network.
 
     ``encryption`` says in plain words whether it is any; ``changes`` are the settings in which its
-    study differs from the plain one. A network takes ``longer`` to see through a code book than to
-    read a picture; ``--quick`` has no time for that.
+    study differs from the plain one.
     """
 
     key: str
     name: str
     encryption: str
     changes: tuple[str, ...] = ()
-    longer: bool = False
 
 
 _FIXED = "images.cipher=unsafe_fixed_randomness"
 _HIGHEST = 'images.cipher_bytes="highest"'
 _OWN = 'images.cipher_secret="site"'
-_LONGER = ("training.rounds=10", "training.local_epochs=3", "training.learning_rate=1e-3")
 
 ROWS = (
     Row(
@@ -47,7 +44,6 @@ ROWS = (
         "No. A secret code book: equal pixels stay equal, so some bytes show the picture to the "
         "naked eye, and the public key alone turns whole ciphertexts into it.",
         (_FIXED,),
-        longer=True,
     ),
     Row(
         "d",
@@ -76,22 +72,18 @@ MORE = (
         "as (c), the ciphertext's highest bytes",
         "No. The same code book; these bytes are harder to read, until someone looks at others.",
         (_FIXED, _HIGHEST),
-        longer=True,
     ),
-    Row("al", "plain X-rays, trained as long as (c)", "None.", longer=True),
     Row(
         "g",
         "as (c), each site its own ρ",
         "No. A code book for each site, which the public key opens all the same.",
         (_FIXED, _OWN),
-        longer=True,
     ),
     Row(
         "h",
         "as (g), stem local to each site",
         "No. A code book for each site, which the public key opens all the same.",
         (_FIXED, _OWN, 'model.local_layers=["features.0"]'),
-        longer=True,
     ),
 )
 
@@ -99,5 +91,4 @@ MORE = (
 def row_scenario(row: Row, *, data: Path, quick: bool, changes: Sequence[str]) -> Scenario:
     """A row's scenario on some data: other changes, and then those that make it this row."""
     source = "reproduce-quick" if quick else "reproduce"
-    longer = _LONGER if row.longer and not quick else ()
-    return read_scenario(source, data=data, changes=[*longer, *changes, *row.changes])
+    return read_scenario(source, data=data, changes=[*changes, *row.changes])
