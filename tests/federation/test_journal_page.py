@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import get_args
@@ -9,7 +10,8 @@ from typing import get_args
 from ppfl.federation import journal
 from ppfl.federation.journal import AnyEvent, Event, LeftItem, Record
 
-_PAGE = (Path(__file__).parents[2] / "docs" / "journal.md").read_text(encoding="utf-8")
+_ROOT = Path(__file__).parents[2]
+_PAGE = (_ROOT / "docs" / "journal.md").read_text(encoding="utf-8")
 _EVENTS = get_args(AnyEvent)
 _COMMON = set(Event.model_fields)
 
@@ -41,3 +43,14 @@ def test_every_kind_of_event_can_be_read() -> None:
         if match := re.match(r"^\| `(\w+)` \| coordinator \| (.*?) \|", line):
             (kind,) = (kind for kind in events if kind.model_fields["event"].default == match[1])
             assert match[2].endswith("; signed") is (kind in signed)
+
+
+def test_every_kind_of_event_is_written_somewhere() -> None:
+    called = {
+        node.func.id
+        for package in ("ppfl", "sites", "coordinator", "simulations")
+        for file in (_ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert {kind.__name__ for kind in _EVENTS} - called == set()
