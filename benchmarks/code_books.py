@@ -1,6 +1,6 @@
 """How well the three bytes of row (c) of ``ppfl reproduce`` follow the grey level, by luck of ρ.
 
-    python benchmarks/code_books.py
+python benchmarks/code_books.py
 """
 
 from __future__ import annotations
