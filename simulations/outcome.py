@@ -59,8 +59,10 @@ class Outcome:
     minutes: float
 
 
-def prepare_or_resume(scenario: Scenario, folder: Path) -> None:
+def prepare_or_resume(scenario: Scenario, folder: Path, *, threads: int = 0) -> None:
     """Make the folder of a run, if it was not made before.
+
+    ``threads`` are those of each of its sites, as for ``prepare``; a folder keeps its own.
 
     Raises:
         RunError: it was made for other settings, or holds results and no run.
@@ -79,7 +81,7 @@ def prepare_or_resume(scenario: Scenario, folder: Path) -> None:
         )
     if folder.exists():
         shutil.rmtree(folder)  # begun and cut off: its key is lost with it
-    prepare(scenario, folder)
+    prepare(scenario, folder, threads=threads)
 
 
 def run_to_end(folder: Path, *, report: bool = True) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import time
@@ -75,10 +76,13 @@ def train_pooled(
     """
     seed = site_seed(study, study.federation.sites[0])
     sites = site_files(study, folder)
-    place = folder / BASELINES / "pooled"
-    if shared is not None:
-        place = shared / f"pooled-{_digest(study, sites, seed=seed)[:16]}"
-    return _train(study, folder, sites, place, seed=seed, tell=tell)
+    if shared is None:
+        return _train(study, folder, sites, folder / BASELINES / "pooled", seed=seed, tell=tell)
+    place = shared / f"pooled-{_digest(study, sites, seed=seed)[:16]}"
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # or two processes would train the same
+        return _train(study, folder, sites, place, seed=seed, tell=tell)
 
 
 def run_without_encryption(folder: Path, *, rounded: bool = True) -> Path:

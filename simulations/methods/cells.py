@@ -124,11 +124,12 @@ def read_cell(path: Path) -> CellResult | None:
 
 
 def run_cell(
-    cell: Cell, *, out: Path, results: Path, retry: bool = False, talk: Console
+    cell: Cell, *, out: Path, results: Path, retry: bool = False, threads: int = 0, talk: Console
 ) -> CellResult:
     """Train and test a method in a scenario; what has a result in ``results`` is only read.
 
-    A study that cannot be run is a result as well, unless it is to be tried again.
+    A study that cannot be run is a result as well, unless it is to be tried again. ``threads`` are
+    those of each site in a run that is begun; 0: all.
 
     Raises:
         RunError: the result is of other settings or other X-rays, or damaged; or it cannot be
@@ -145,7 +146,7 @@ def run_cell(
             return done
     figures, failure = None, ""
     try:
-        figures = _measure(cell, out, talk)
+        figures = _measure(cell, out, threads, talk)
     except RunError:  # of this machine, not of the method
         raise
     except PpflError as error:
@@ -182,9 +183,9 @@ class _Trained:
     protection: str = ""
 
 
-def _measure(cell: Cell, out: Path, talk: Console) -> CellFigures:
+def _measure(cell: Cell, out: Path, threads: int, talk: Console) -> CellFigures:
     folder = out / "runs" / cell.run
-    prepare_or_resume(cell.federation, folder)
+    prepare_or_resume(cell.federation, folder, threads=threads)
     study = Study.read(folder / "study.toml")
     if cell.method.baseline:
         trained = _without_federation(cell.method, study, folder, out / "models", talk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ from ppfl.xray import Scanner, write_phantoms
 from simulations.methods.cells import Cell, data_digest, read_cell, run_cell
 from simulations.methods.methods import METHODS, SCENARIOS, Method, choose_methods
 from simulations.scenario import read_scenario, scenario_name
+from simulations.side_by_side import JOBS_HELP, side_by_side
 from simulations.tables import figure_table
 
 _talk = Console(stderr=True)
@@ -46,6 +47,7 @@ def compare_methods(
     rounds: Annotated[int | None, typer.Option(help="rounds of each training", min=1)] = None,
     size: Annotated[int | None, typer.Option(help="side of the input, in pixels")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help=JOBS_HELP)] = 0,
     out: Annotated[Path | None, typer.Option(help="where trainings and the table go")] = None,
     results: Annotated[
         Path | None, typer.Option(help="what has a result there is not repeated; else OUT/results")
@@ -75,21 +77,42 @@ def compare_methods(
     out.mkdir(parents=True, exist_ok=True)
     data = _draw(out) if data is None else data
     table = _Table(data, common, _read_seeds(seeds))
-    cells = list(table.cells(names, chosen))
     results = results or out / "results"
+    tasks: dict[str, _Task] = {}
+    for cell in table.cells(names, chosen):
+        tasks.setdefault(cell.run, _Task([], out, results, retry, keep_runs)).cells.append(cell)
     done: list[CellResult] = []
-    for number, cell in enumerate(cells, start=1):
-        _talk.print(f"{number} of {len(cells)}: {cell.method.name}, {cell.name}, seed {cell.seed}")
-        result = run_cell(cell, out=out, results=results, retry=retry, talk=_talk)
-        wanted = {later.run for later in cells[number:]}
-        if not (keep_runs or result.failure or cell.run in wanted):
-            shutil.rmtree(out / "runs" / cell.run, ignore_errors=True)  # its result is elsewhere
+    for _ in side_by_side(_do_cells, tasks, jobs=jobs, talk=_talk):
         done = table.done(names, results)
         write_methods(out, done, title=_title(quick), findings=_findings(done))
     if as_json:
         typer.echo(json.dumps([result.model_dump(mode="json") for result in done]))
     else:
         _show(done, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The cells of one federation: they share its run's folder."""
+
+    cells: list[Cell]
+    out: Path
+    results: Path
+    retry: bool
+    keep_runs: bool
+
+
+def _do_cells(task: _Task, threads: int, talk: Console) -> None:
+    failed = False
+    for cell in task.cells:
+        talk.print(f"{cell.method.name}, {cell.name}, seed {cell.seed}")
+        result = run_cell(
+            cell, out=task.out, results=task.results, retry=task.retry, threads=threads, talk=talk
+        )
+        failed |= bool(result.failure)
+    if not (task.keep_runs or failed):
+        # the results are elsewhere
+        shutil.rmtree(task.out / "runs" / task.cells[0].run, ignore_errors=True)
 
 
 class _Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,8 @@ from simulations.progress import RunProgress
 from simulations.reproduction.leaks import choose_public
 from simulations.reproduction.results import compare, finish_row, read_pictures, read_row
 from simulations.reproduction.rows import MORE, ROWS, Row, row_scenario
+from simulations.scenario import Scenario
+from simulations.side_by_side import JOBS_HELP, side_by_side
 
 _talk = Console(stderr=True)
 _QUICK_COUNTS = {"Normal": 240, "Effusion": 240}
@@ -35,6 +38,7 @@ def reproduce(
     ] = False,
     only: Annotated[str, typer.Option(help="some rows, such as a,c")] = "",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help=JOBS_HELP)] = 0,
     out: Annotated[Path | None, typer.Option(help="what is done there is not repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
@@ -51,25 +55,38 @@ def reproduce(
     scenarios = {
         row.key: row_scenario(row, data=data, quick=quick, changes=changes or ()) for row in rows
     }
-    first = next(iter(scenarios.values())).study
+    first = scenarios[rows[0].key].study
     public = choose_public(read_records(data), first["classes"], seed=first["seed"])
-    for row in rows:
-        folder = out / row.key
-        _talk.print(f"({row.key}) {row.name}")
-        prepare_or_resume(scenarios[row.key], folder)
-        if read_row(folder) is None:
-            if scenarios[row.key].study["images"].get("cipher") == "fresh_randomness":
-                _talk.print("  encrypting each pixel by itself: a minute for a million")
-            with RunProgress(folder, _talk):
-                outcome = run_to_end(folder)
-            _talk.print("  measuring what it leaks")
-            finish_row(row, outcome, folder, public)
+    tasks = {row.key: _Task(row, scenarios[row.key], out / row.key, public) for row in rows}
+    for _ in side_by_side(_do_row, tasks, jobs=jobs, talk=_talk):
         results = _write(out, quick=quick, public=public)
     _talk.print(f"{out}: pages and pictures show an X-ray of the data; they are for you alone")
     if as_json:
         typer.echo(json.dumps([result.model_dump() for result in results]))
     else:
         _show(results, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    row: Row
+    scenario: Scenario
+    folder: Path
+    public: Sequence[ImageRecord]
+
+
+def _do_row(task: _Task, threads: int, talk: Console) -> None:
+    """Train a row and measure what it leaks, unless that was done before."""
+    talk.print(f"row {task.row.key}: {task.row.name}")
+    prepare_or_resume(task.scenario, task.folder, threads=threads)
+    if read_row(task.folder) is not None:
+        return
+    if task.scenario.study["images"].get("cipher") == "fresh_randomness":
+        talk.print("encrypting each pixel by itself: a minute for a million")
+    with RunProgress(task.folder, talk):
+        outcome = run_to_end(task.folder)
+    talk.print("measuring what it leaks")
+    finish_row(task.row, outcome, task.folder, task.public)
 
 
 def _chosen(more: bool, only: str) -> list[Row]:

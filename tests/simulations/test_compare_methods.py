@@ -34,7 +34,10 @@ from simulations.prepare import prepare
 from simulations.scenario import Scenario, read_scenario
 from tests.simulations.tiny import SITES, prepare_once, run_without_report, tiny_scenario
 
-_SMALL = ("--quick", "--scenarios", "natural", "--rounds", "1", "--set", "local_epochs=1")
+_SMALL = (
+    *("--quick", "--scenarios", "natural", "--jobs", "1"),
+    *("--rounds", "1", "--set", "local_epochs=1"),
+)
 _BY_KEY = {method.key: method for method in METHODS}
 _TALK = Console(stderr=True)
 
@@ -42,7 +45,17 @@ _TALK = Console(stderr=True)
 def _compare(out: Path, *arguments: str) -> list[dict[str, Any]]:
     result = CliRunner().invoke(
         _app,
-        ["compare-methods", *_SMALL, "--set", "key_bits=2048", "--out", str(out), *arguments],
+        [
+            "compare-methods",
+            *_SMALL,
+            "--set",
+            "key_bits=2048",
+            "--out",
+            str(out),
+            "--jobs",
+            "1",
+            *arguments,
+        ],
         catch_exceptions=False,
     )
     told: list[dict[str, Any]] = json.loads(result.stdout)
@@ -59,7 +72,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    def trained(*_: object) -> None:
+    def trained(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(cells, "prepare_or_resume", trained)
@@ -103,7 +116,16 @@ def test_cells_are_trained_once_and_shown(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(AssertionError, match="trained again"):
         _compare(tmp_path, "--methods", "tail", "--retry", "--json")
     # results of other settings are not mixed in
-    changed = ["compare-methods", *_SMALL, "--methods", "pooled", "--out", str(tmp_path)]
+    changed = [
+        "compare-methods",
+        *_SMALL,
+        "--methods",
+        "pooled",
+        "--out",
+        str(tmp_path),
+        "--jobs",
+        "1",
+    ]
     result = CliRunner().invoke(_app, [*changed, "--set", "label_smoothing=0.1"])
     assert isinstance(result.exception, RunError)
     assert "other settings" in str(result.exception)

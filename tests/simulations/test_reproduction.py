@@ -23,6 +23,7 @@ from tests.simulations.tiny import tiny_scenario
 # all but the last layer stay at the sites: whole networks are encrypted in test_in_process.py
 _LOCAL = 'model.local_layers=["conv1", "stage2", "stage3", "stage4", "conv5"]'
 _SMALL = (
+    *("--jobs", "2"),  # where it is one row it is done in this process all the same
     *("--set", "architecture=shufflenet_v2_x0_5"),
     *("--set", "rounds=1", "--set", "local_epochs=1", "--set", "key_bits=2048"),
     *("--set", _LOCAL),
@@ -31,7 +32,8 @@ _SMALL = (
 
 def _reproduce(out: Path, *arguments: str) -> list[dict[str, object]]:
     result = CliRunner().invoke(
-        _app, ["reproduce", "--quick", "--out", str(out), "--json", *_SMALL, *arguments]
+        _app,
+        ["reproduce", "--quick", "--out", str(out), "--json", *_SMALL, *arguments],
     )
     assert result.exit_code == 0, result.output
     told: list[dict[str, object]] = json.loads(result.stdout)
@@ -51,9 +53,11 @@ def test_rows_are_trained_measured_and_shown(
     assert rows["b"]["less_than_plain"] == {"value": 0, "low": 0, "high": 0}
     restored: dict[str, Any] = {key: row["attacks"] for key, row in rows.items()}
     assert restored["a"] == {}
+    # the key is new in each run: frequencies put the greys in order, but may stretch them
     for key in ("c", "ch"):
         for name, attack in restored[key].items():
-            assert attack["correlation"] > 0.97, (key, name)
+            least = 0.9 if name == "frequencies" else 0.97
+            assert attack["correlation"] > least, (key, name)
     # how many greys share a byte depends on the key
     assert restored["d"]["10 X-rays known"]["correlation"] > 0.3
     for key in ("b", "e"):
@@ -71,7 +75,17 @@ def test_rows_are_trained_measured_and_shown(
     again = _reproduce(tmp_path, "--only", "c")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again == list(rows.values())  # the page shows all rows that are done
-    changed = ["reproduce", "--quick", "--out", str(tmp_path), "--only", "a", *_SMALL]
+    changed = [
+        "reproduce",
+        "--quick",
+        "--out",
+        str(tmp_path),
+        "--only",
+        "a",
+        "--jobs",
+        "1",
+        *_SMALL,
+    ]
     result = CliRunner().invoke(_app, [*changed, "--set", "seed=1"])
     assert isinstance(result.exception, RunError)
     assert "other settings" in str(result.exception)
