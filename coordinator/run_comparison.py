@@ -10,15 +10,15 @@ from typing import Any
 
 from ppfl.errors import RunError
 from ppfl.federation import iterate_journal
-from ppfl.report import PHASES, Summary, summarise
-from ppfl.settings import Study
+from ppfl.report import PHASES, Summary, study_of_run, summarise
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run from its folder; ``settings`` are the study's, by their dotted names.
 
-    They are empty where the folder's study file is missing or is not the run's; ``notes`` say so.
+    They are empty where the folder's study file cannot be read or is not the run's; ``notes`` say
+    so.
     """
 
     folder: Path
@@ -32,7 +32,6 @@ def read_record(folder: Path) -> RunRecord:
 
     Raises:
         RunError: there is no run in the folder, or its journal is damaged.
-        SettingsError: its study file cannot be read.
     """
     journal = folder / "journal.jsonl"
     if not journal.is_file():
@@ -40,13 +39,9 @@ def read_record(folder: Path) -> RunRecord:
             f"{folder}: no run has begun here", hint="ppfl runs list shows what there is"
         )
     summary = summarise(iterate_journal(journal))
-    file = folder / "study.toml"
-    if not file.is_file():
-        return RunRecord(folder, summary, {}, (f"{file} is missing: no settings",))
-    study = Study.read(file)
-    if summary.started and study.fingerprint() != summary.started.study_fingerprint:
-        told = f"{file} is not the study that the journal names: no settings"
-        return RunRecord(folder, summary, {}, (told,))
+    study, why = study_of_run(folder, summary)
+    if study is None:
+        return RunRecord(folder, summary, {}, (f"{why}: no settings",))
     return RunRecord(folder, summary, _flat(study.model_dump(mode="json")))
 
 

@@ -16,7 +16,7 @@ from ppfl.report.shortcuts import (
     View,
     write_shortcuts,
 )
-from ppfl.report.summary import PHASES, Summary, summarise
+from ppfl.report.summary import PHASES, Summary, study_of_run, summarise
 
 __all__ = [
     "COMPARISON",
@@ -40,6 +40,7 @@ __all__ = [
     "method_rows",
     "print_pdf",
     "read_comparison",
+    "study_of_run",
     "summarise",
     "write_methods",
     "write_report",

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppfl.errors import MalformedMessageError, PpflError, RunError, SettingsError
+from ppfl.errors import MalformedMessageError, PpflError, RunError
 from ppfl.federation import iterate_journal, read_events
 from ppfl.federation.journal import LeftHospital, LeftItem
 from ppfl.files import replace_private
 from ppfl.report.comparison import Comparison, read_comparison
 from ppfl.report.shortcuts import ShortcutsFound, read_shortcuts
-from ppfl.report.summary import PHASES, Round, Summary, summarise
+from ppfl.report.summary import PHASES, Round, Summary, study_of_run, summarise
 from ppfl.report.templates import read_style, render
 from ppfl.report.training import training_sentences
-from ppfl.settings import Study
 
 if TYPE_CHECKING:
     from ppfl.report.results import Results
@@ -113,7 +112,9 @@ def _render(
         personal = personal_rows(summary)
     except MalformedMessageError as error:
         notes.append(f"the released figures cannot be shown: {error}")
-    study = _study(folder, summary, notes)
+    study, why = study_of_run(folder, summary)
+    if why:
+        notes.append(f"{why}: settings are not shown")
     return render(
         "report.html.j2",
         summary=summary,
@@ -203,20 +204,6 @@ def _lowest(shown: int, classes: int) -> str:
         f" Shown are {shown} of {classes} classes, those of the lowest AUROC; the table of "
         "performance has all."
     )
-
-
-def _study(folder: Path, summary: Summary, notes: list[str]) -> Study | None:
-    """The study's settings, if its file is still that of the run."""
-    file = folder / "study.toml"
-    try:
-        study = Study.read(file)
-    except SettingsError:
-        notes.append("study.toml is missing or cannot be read: settings are not shown")
-        return None
-    if summary.started and study.fingerprint() != summary.started.study_fingerprint:
-        notes.append("study.toml is not the study that the journal names: settings are not shown")
-        return None
-    return study
 
 
 def _comparison(folder: Path, summary: Summary, notes: list[str]) -> Comparison | None:

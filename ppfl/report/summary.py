@@ -7,9 +7,11 @@ import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ppfl.errors import SettingsError
 from ppfl.federation.journal import (
     Alarm,
     AnyEvent,
@@ -23,6 +25,7 @@ from ppfl.federation.journal import (
     StudyFailed,
     StudyStarted,
 )
+from ppfl.settings import Study
 
 PHASES = ("open", "evaluate", "train", "seal", "add")
 FIGURES = ("accuracy", "balanced_accuracy", "macro_auroc", "loss", "brier", "ece", "images")
@@ -146,6 +149,17 @@ def summarise(events: Iterable[AnyEvent]) -> Summary:
             run = _Run(earlier=run.earlier + 1)
         run.note(event)
     return run.summary()
+
+
+def study_of_run(folder: Path, summary: Summary) -> tuple[Study | None, str]:
+    """The study in a run's folder, if it is the run's; else None, and why it is not."""
+    try:
+        study = Study.read(folder / "study.toml")
+    except SettingsError:
+        return None, "study.toml is missing or cannot be read"
+    if summary.started and study.fingerprint() != summary.started.study_fingerprint:
+        return None, "study.toml is not the study that the journal names"
+    return study, ""
 
 
 def answers_inside(
