@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -48,6 +49,7 @@ FLEET_ROUTES: Final = frozenset(
 ``unregister-node``, where nodes authenticate."""
 
 _HEALTH, _OBJECT = "/health", "/v1/fleet/push-object"
+_ACTIVATE = "/v1/fleet/activate-node"
 _ANNOUNCE, _PULL = "/v1/fleet/push-messages", "/v1/fleet/pull-messages"
 _NODE_KEY, _SIGNATURE, _SIGNED = b"flwr-public-key", b"flwr-signature", b"flwr-timestamp"
 _VERSION, _FLOWER = b"flwr-package-version", version("flwr")
@@ -94,6 +96,8 @@ class Gateway:
         limits: what one peer may ask.
         peers: whose requests are counted; shared with the server that counts connections.
         uploads: what comes in of each site's answer.
+        registered: a file that is there once SuperLink knows the sites' keys. Before, it answers
+            a site that connects as if the site were connected already, and that ends a SuperNode.
     """
 
     def __init__(
@@ -105,9 +109,11 @@ class Gateway:
         limits: GatewayLimits,
         peers: Peers,
         uploads: Uploads,
+        registered: Path,
     ) -> None:
         self._upstream, self._node_keys, self._names = upstream, node_keys, names
         self._limits, self._peers, self._uploads = limits, peers, uploads
+        self._registered = registered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -144,6 +150,8 @@ class Gateway:
             return
         site = self._names[_check_signature(headers, self._node_keys)]
         _check_version(headers)
+        if path == _ACTIVATE and not self._registered.exists():
+            raise _RefusedError(503, "SuperLink does not know the sites yet")
         if path == _ANNOUNCE:
             self._uploads.begin(site)
         elif path == _PULL:  # a SuperNode that asks for messages has sent its answer, or lost it

@@ -50,6 +50,7 @@ class GatewaySettings(Section):
     )
     log: Path
     uploads: Path = Field(description="file that says how much of each site's answer has come in")
+    registered: Path = Field(description="is there once SuperLink knows the sites' keys")
     limits: GatewayLimits = GatewayLimits()
 
 
@@ -236,6 +237,7 @@ def create_server(settings: GatewaySettings) -> GatewayServer:
         limits=limits,
         peers=peers,
         uploads=Uploads(settings.uploads),
+        registered=settings.registered,
     )
     try:
         family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET

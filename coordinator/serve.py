@@ -69,6 +69,11 @@ class CoordinatorPlace:
     dashboard_port: int = 0
 
     @property
+    def registered(self) -> Path:
+        """A file that is there once SuperLink knows the sites' keys, which it then keeps."""
+        return self.folder / "registered"
+
+    @property
     def dashboard(self) -> DashboardPlace:
         """What the dashboard shows, and where."""
         return DashboardPlace(
@@ -135,8 +140,10 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
         sites=dict(place.sites),
         log=place.folder / "requests.log",
         uploads=place.run / UPLOADS,
+        registered=place.registered,
         limits=place.limits,
     )
+    place.registered.unlink(missing_ok=True)  # there may be more sites than the last time
     written = place.folder / "gateway.toml"
     replace_text(written, tomli_w.dumps(settings.model_dump(mode="json")))
     gateway = [sys.executable, "-m", "coordinator.gateway_server", str(written)]
@@ -218,6 +225,7 @@ class _Study:
                 return False
             self._control = Control(self._place.superlink_port, self._place.authority)
             self._control.register(self._place.sites)
+            replace_text(self._place.registered, "")
         if self._run:
             return self._control.has_finished(self._run)
         if _is_closed(self._place.run):

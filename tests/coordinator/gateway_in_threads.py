@@ -147,6 +147,7 @@ def gateway(
     folder: Path,
     limits: GatewayLimits | None = None,
     key: ec.EllipticCurvePrivateKey | None = None,
+    registered: Path | None = None,
 ) -> Iterator[Site]:
     """A gateway before a remembering SuperLink; it knows one site, by ``key``."""
     link, key = RememberingLink(), key or ec.generate_private_key(ec.SECP384R1())
@@ -163,6 +164,7 @@ def gateway(
             sites={"alpha": openssh_line(key)},
             log=folder / "gateway.log",
             uploads=folder / "uploads.json",
+            registered=registered or folder,
             limits=limits or GatewayLimits(),
         )
         front = create_server(settings)

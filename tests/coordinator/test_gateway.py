@@ -231,6 +231,17 @@ def test_a_signature_of_another_time_or_by_another_key_is_refused(site: Site) ->
     assert site.ask(head + b"".join(first) + b"\r\n").startswith(b"HTTP/1.1 200 ")
 
 
+def test_no_site_connects_before_superlink_knows_it(certificates: Path, tmp_path: Path) -> None:
+    registered = tmp_path / "registered"
+    with gateway(certificates, registered=registered) as site:
+        # a SuperNode asks again after 503
+        assert site.ask(site.post(b"/v1/fleet/activate-node")).startswith(b"HTTP/1.1 503 ")
+        assert site.link.seen == []
+        registered.touch()
+        assert site.ask(site.post(b"/v1/fleet/activate-node")).startswith(b"HTTP/1.1 200 ")
+        assert [seen.path for seen in site.link.seen] == [b"/v1/fleet/activate-node"]
+
+
 def test_health_passes_without_a_key_and_without_a_body(site: Site) -> None:
     for method in (b"GET", b"HEAD"):
         body = b"connection: close\r\ncontent-length: 5\r\n\r\nabcde"

@@ -139,6 +139,7 @@ class _Runs:
 
 
 def _place(folder: Path) -> CoordinatorPlace:
+    (folder / "flower").mkdir(exist_ok=True)
     return CoordinatorPlace(
         folder=folder / "flower",
         run=folder,
@@ -160,7 +161,8 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     monkeypatch.setattr(coordinator.serve, "Control", lambda *_: runs)
     monkeypatch.setattr(coordinator.serve, "_listens", lambda _: listens[0])
     monkeypatch.setattr(coordinator.serve.time, "monotonic", lambda: now[0])
-    study = _Study(_place(tmp_path), end_server_app=lambda: runs.did.append("end"))
+    place = _place(tmp_path)
+    study = _Study(place, end_server_app=lambda: runs.did.append("end"))
 
     def look(after_s: float) -> bool:
         now[0] += after_s
@@ -168,9 +170,11 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
 
     assert not look(2)
     assert runs.did == []
+    assert not place.registered.exists()
     listens[0] = True
     assert not look(2)
     assert runs.did == ["register a, b", "start"]
+    assert place.registered.exists()  # now the gateway lets sites connect
     assert not look(2)
     assert not look(0.1)  # too soon for another look
     runs.away = True
