@@ -31,6 +31,7 @@ from ppfl.uploads import Sending
 
 _GRACE_S = 180.0  # beyond a round's deadline, for what is lost and comes back
 _ROUNDS = 5  # the last ones, by which the next are estimated
+_MOST_ROWS = 1000  # of a section by round; a curve of more looks no different
 _LATE = "deadline"  # the code of a failure; every other one is a refusal, or Flower's
 _UNSHOWN = {"event", "version", "previous", "signature", "journal_key", "site_keys"}
 
@@ -251,7 +252,7 @@ class RunState:
         self._closing_s += event.seconds
         if all(name in self._answers for name in event.sites):
             row = summarise_round(event, self._answers, {})
-            self._rounds[str(event.round)] = json.dumps(
+            shown = json.dumps(
                 {
                     "asked": len(self._asked),
                     "sites": len(row.sites),
@@ -262,7 +263,7 @@ class RunState:
                     "down": row.bytes_down,
                 }
             )
-            self.changes.note("rounds", str(event.round))
+            self._keep("rounds", self._rounds, event.round, shown)
         self.alarms.settle("quorum")
 
     def _note_metrics(self, event: MetricsReleased) -> None:
@@ -274,10 +275,19 @@ class RunState:
             label: {name: figures[name] for name in CLASS_CURVES if name in figures}
             for label, figures in metrics.get("classes", {}).items()
         }
-        self._metrics[event.split][str(event.round)] = json.dumps(row)
+        self._keep(event.split, self._metrics[event.split], event.round, json.dumps(row))
         if "accuracy" in metrics:
             self._accuracy = metrics["accuracy"]
-        self.changes.note(event.split, str(event.round))
+
+    def _keep(self, section: str, rows: dict[str, str], number: int, row: str) -> None:
+        """Keep a round's row: the last, and of a very long study's earlier ones every so many."""
+        step = -(-self.started.rounds // _MOST_ROWS) if self.started else 1
+        last = next(reversed(rows), "0")
+        if int(last) % step and int(last) < number:
+            del rows[last]
+            self.changes.forget(section, last)
+        rows[str(number)] = row
+        self.changes.note(section, str(number))
 
     def _note_end(self, event: StudyFailed) -> None:
         self.state, self._failure = "stopped", event.sentence

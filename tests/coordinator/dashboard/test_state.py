@@ -75,6 +75,17 @@ def test_a_whole_study_is_told_in_full() -> None:
     assert north["down"] == 9_000_000 + 4 * 7_200_848
 
 
+def test_of_thousands_of_rounds_a_page_gets_every_so_many_and_the_last() -> None:
+    rounds = 2500
+    found = _all(_state(*study(rounds=rounds)))
+    for section in ("rounds", "validation"):
+        numbers = [int(number) for number in found[section]]
+        assert numbers[-1] == rounds, section
+        assert all(number % 3 == 0 for number in numbers[:-1]), section
+        assert len(numbers) == pytest.approx(rounds / 3, abs=2), section
+    assert found["now"]["complete"] == rounds
+
+
 def test_increments_add_up_to_the_whole_and_hold_no_more_than_changed() -> None:
     state, page, sizes = RunState(), {}, []
     for event in study(rounds=40):
