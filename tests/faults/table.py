@@ -25,8 +25,9 @@ site is in a round twice, no round is closed twice, and none that was closed is 
 
 `{struck}` is the site that is struck. “Seconds lost” is against the first row, on {cores} cores for
 the coordinator and all sites; most of them are Flower's: it takes a process or a site for lost
-after two missed signs of life of 30 s. `flower-8` is its code for a process that was lost,
-`flower-5` for a site, `flower-3` for a message.
+after two missed signs of life of 30 s. Each row was run once, so a busy machine is in them, too.
+`flower-8` is Flower's code for a process that was lost, `flower-5` for a site, `flower-3` for a
+message; “round 4” is the question after the last round, in which the sites open its sum.
 
 | what | when | at the coordinator | at the sites | seconds lost | totals opened and right |
 |---|---|---|---|---|---|
