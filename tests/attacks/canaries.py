@@ -30,11 +30,14 @@ def find(canaries: Mapping[str, Canary], held: Mapping[str, bytes]) -> list[str]
 
 
 def find_counts(counts: Mapping[str, int], held: Mapping[str, bytes]) -> list[str]:
-    """Which small counts stand by themselves among the numbers of the files that are text."""
+    """Which small counts stand by themselves among the numbers of the files that are text.
+
+    Percentages and seconds are no counts, and some always equal one.
+    """
     found = []
     for where, content in held.items():
         text = _text(content)
-        numbers = {int(number) for number in re.findall(r"(?<![\w.:+-])\d+(?![\w.:+-])", text)}
+        numbers = set(map(int, re.findall(r"(?<![\w.:+-])\d+(?![\w.:+-]| ?(?:%|s\b))", text)))
         found += [f"{what} is in {where}" for what, count in counts.items() if count in numbers]
     return found
 

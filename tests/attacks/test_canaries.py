@@ -60,6 +60,7 @@ def test_counts_are_numbers_and_not_parts_of_others() -> None:
     held = {
         "digests": b'{"sha256":"29ab31","time":"2026-11-29T10:31:29Z","seconds":29.5,"port":2931}',
         "binary": b'{"round": 7}\n\xff\xfe 29 31',
+        "figures": b"at 29 % sure 31% right, after 29 s",
     }
     assert find_counts(counts, held) == []
     held["log"] = b'{"images": 29, "of": [30, 31]}'

@@ -67,13 +67,13 @@ def test_a_supernode_outlives_hang_ups_in_the_handshake_and_ends_when_it_gives_u
     with gateway(tmp_path) as site, Line(site.port) as line:
         site.link.answer = [ActivateNodeResponse(node_id=7).SerializeToString()]
         with _supernode(site, tmp_path, line.port) as process:
-            wait_until(_asks_again(site))
+            wait_until(_asks_again(site), seconds=240)  # Flower takes long to start where all do
             line.cut()
             wait_until(lambda: line.refused > 0)
             line.mend()
             wait_until(_asks_again(site))
             site.link.status = 400
-            assert process.wait(timeout=30) == 1
+            assert process.wait(timeout=240) == 1
     assert b"SSL/TLS handshake error" not in (tmp_path / "supernode.log").read_bytes()
 
 
