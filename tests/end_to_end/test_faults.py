@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ppfl.federation.journal import RoundStarted, StudyStarted
@@ -43,6 +46,7 @@ def test_status_and_stop_of_a_coordinator_in_the_middle_of_its_study(tmp_path: P
     with LiveFederation(prepared, tmp_path / "live") as live:
         live.start_all()
         live.wait_for(lambda: live.is_in("beta", "train", 2), seconds=_LONG_S)
+        beta = live.strike("beta", "clientapp", signal.SIGSTOP)  # or round 2 might end before us
         told = _coordinator(live, "status")
         assert (told["state"], told["complete"], told["rounds"]) == ("running", 1, 2)
         assert (told["round"], told["failure"]) == (2, "")
@@ -58,6 +62,8 @@ def test_status_and_stop_of_a_coordinator_in_the_middle_of_its_study(tmp_path: P
         assert _coordinator(live, "status")["state"] == "stopped"
         assert _coordinator(live, "stop") == {"was_running": False}
 
+        with suppress(psutil.NoSuchProcess):
+            beta.resume()
         live.start(COORDINATOR)
         live.wait_for(lambda: live.has_closed(0), seconds=_LONG_S)
         check_model(live, replay_of(prepared, cache=tmp_path / "cache"))
