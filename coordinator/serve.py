@@ -143,7 +143,6 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
         registered=place.registered,
         limits=place.limits,
     )
-    place.registered.unlink(missing_ok=True)  # there may be more sites than the last time
     written = place.folder / "gateway.toml"
     replace_text(written, tomli_w.dumps(settings.model_dump(mode="json")))
     gateway = [sys.executable, "-m", "coordinator.gateway_server", str(written)]

@@ -175,6 +175,8 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     assert not look(2)
     assert runs.did == ["register a, b", "start"]
     assert place.registered.exists()  # now the gateway lets sites connect
+    coordinator_programs(place)  # a second command in the folder, which is refused after this
+    assert place.registered.exists()
     assert not look(2)
     assert not look(0.1)  # too soon for another look
     runs.away = True

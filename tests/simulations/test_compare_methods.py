@@ -52,8 +52,6 @@ def _compare(out: Path, *arguments: str) -> list[dict[str, Any]]:
             "key_bits=2048",
             "--out",
             str(out),
-            "--jobs",
-            "1",
             *arguments,
         ],
         catch_exceptions=False,
@@ -123,8 +121,6 @@ def test_cells_are_trained_once_and_shown(tmp_path: Path, monkeypatch: pytest.Mo
         "pooled",
         "--out",
         str(tmp_path),
-        "--jobs",
-        "1",
     ]
     result = CliRunner().invoke(_app, [*changed, "--set", "label_smoothing=0.1"])
     assert isinstance(result.exception, RunError)

@@ -82,8 +82,6 @@ def test_rows_are_trained_measured_and_shown(
         str(tmp_path),
         "--only",
         "a",
-        "--jobs",
-        "1",
         *_SMALL,
     ]
     result = CliRunner().invoke(_app, [*changed, "--set", "seed=1"])
