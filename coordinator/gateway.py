@@ -96,8 +96,9 @@ class Gateway:
         limits: what one peer may ask.
         peers: whose requests are counted; shared with the server that counts connections.
         uploads: what comes in of each site's answer.
-        registered: a file that is there once SuperLink knows the sites' keys. Before, it answers
-            a site that connects as if the site were connected already, and that ends a SuperNode.
+        registered: a file with the keys that SuperLink knows, in OpenSSH's format, one a line; it
+            may come later. A site that connects before its key is known is answered by SuperLink
+            as if it were connected already, and that ends a SuperNode.
     """
 
     def __init__(
@@ -148,10 +149,11 @@ class Gateway:
         if path == _HEALTH:
             await self._pass_on(self._upstream.build_request("GET", _HEALTH), answer)
             return
-        site = self._names[_check_signature(headers, self._node_keys)]
+        key = _check_signature(headers, self._node_keys)
+        site = self._names[key]
         _check_version(headers)
-        if path == _ACTIVATE and not self._registered.exists():
-            raise _RefusedError(503, "SuperLink does not know the sites yet")
+        if path == _ACTIVATE and not self._is_registered(key):
+            raise _RefusedError(503, "SuperLink does not know the site yet")
         if path == _ANNOUNCE:
             self._uploads.begin(site)
         elif path == _PULL:  # a SuperNode that asks for messages has sent its answer, or lost it
@@ -162,6 +164,11 @@ class Gateway:
             body = self._body(receive, limit, count)
             request = self._upstream.build_request("POST", path, headers=kept, content=body)
             await self._pass_on(request, answer)
+
+    def _is_registered(self, key: bytes) -> bool:
+        return self._registered.exists() and key in read_node_keys(
+            self._registered.read_text(encoding="ascii").splitlines()
+        )
 
     async def _pass_on(self, request: httpx.Request, answer: _Answer) -> None:
         response = await self._upstream.send(request, stream=True)

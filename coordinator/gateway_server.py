@@ -50,7 +50,7 @@ class GatewaySettings(Section):
     )
     log: Path
     uploads: Path = Field(description="file that says how much of each site's answer has come in")
-    registered: Path = Field(description="is there once SuperLink knows the sites' keys")
+    registered: Path = Field(description="the keys that SuperLink knows, one a line")
     limits: GatewayLimits = GatewayLimits()
 
 

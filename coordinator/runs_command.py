@@ -36,7 +36,7 @@ def list_runs(
     Example: ppfl runs list runs
     """
     found = Runs(folder)
-    found.read()
+    found.look()  # once: of a long journal its end, which says how far it is
     rows = sorted((run.to_overview() for run in found), key=lambda row: -row["last"])
     if as_json:
         typer.echo(json.dumps(rows))

@@ -70,7 +70,7 @@ class CoordinatorPlace:
 
     @property
     def registered(self) -> Path:
-        """A file that is there once SuperLink knows the sites' keys, which it then keeps."""
+        """A file with the sites' keys that SuperLink knows, one a line; it keeps them."""
         return self.folder / "registered"
 
     @property
@@ -224,7 +224,8 @@ class _Study:
                 return False
             self._control = Control(self._place.superlink_port, self._place.authority)
             self._control.register(self._place.sites)
-            replace_text(self._place.registered, "")
+            keys = self._place.sites.values()
+            replace_text(self._place.registered, "".join(f"{key.strip()}\n" for key in keys))
         if self._run:
             return self._control.has_finished(self._run)
         if _is_closed(self._place.run):

@@ -141,11 +141,6 @@ class Runs:
         """The run of a name, if there is one."""
         return self._runs.get(name)
 
-    def read(self) -> None:
-        """Find all runs, and read each to its end."""
-        while self.look():
-            pass
-
     def look(self) -> bool:
         """Look for new runs, and read on in all; whether there may be more to read at once."""
         if time.monotonic() >= self._next:

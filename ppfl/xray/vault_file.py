@@ -161,9 +161,12 @@ def check_file(data: bytes, key: VaultKey) -> tuple[Engine, bytes]:
         MalformedMessageError: it holds a number that is no ciphertext.
     """
     s, fingerprint, count = _unpack_header(data)
-    if fingerprint != key.public.fingerprint:
+    ours = key.public.fingerprint
+    if fingerprint != ours:
+        first = next(at for at, digit in enumerate(ours) if digit != fingerprint[at])
+        shown = max(first + 1, 16)
         raise KeyMismatchError(
-            f"sealed under key {fingerprint[:16]}…, this key is {key.public.fingerprint[:16]}…"
+            f"sealed under key {fingerprint[:shown]}…, this key is {ours[:shown]}…"
         )
     engine = key.engine(s)
     size = _HEADER.size + count * engine.ciphertext_bytes

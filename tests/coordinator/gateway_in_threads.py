@@ -151,6 +151,9 @@ def gateway(
 ) -> Iterator[Site]:
     """A gateway before a remembering SuperLink; it knows one site, by ``key``."""
     link, key = RememberingLink(), key or ec.generate_private_key(ec.SECP384R1())
+    if registered is None:
+        registered = folder / "registered"
+        registered.write_text(f"{openssh_line(key)}\n")
     with socket.create_server(("127.0.0.1", 0)) as inside:
         config = uvicorn.Config(link, lifespan="off", log_config=None, ws="none")
         behind = uvicorn.Server(config)
@@ -164,7 +167,7 @@ def gateway(
             sites={"alpha": openssh_line(key)},
             log=folder / "gateway.log",
             uploads=folder / "uploads.json",
-            registered=registered or folder,
+            registered=registered,
             limits=limits or GatewayLimits(),
         )
         front = create_server(settings)

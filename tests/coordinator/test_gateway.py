@@ -21,7 +21,7 @@ from coordinator.gateway import FLEET_ROUTES, read_node_keys
 from coordinator.gateway_server import create_log
 from ppfl.errors import KeyMaterialError
 from ppfl.uploads import read_uploads
-from tests.coordinator.certificates import write_certificates
+from tests.coordinator.certificates import openssh_line, write_certificates
 from tests.coordinator.gateway_in_threads import ANSWER, Site, gateway, read_answer, wait_until
 
 _PULL = b"/v1/fleet/pull-messages"
@@ -233,11 +233,14 @@ def test_a_signature_of_another_time_or_by_another_key_is_refused(site: Site) ->
 
 def test_no_site_connects_before_superlink_knows_it(certificates: Path, tmp_path: Path) -> None:
     registered = tmp_path / "registered"
-    with gateway(certificates, registered=registered) as site:
+    key, another = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    with gateway(certificates, key=key, registered=registered) as site:
         # a SuperNode asks again after 503
         assert site.ask(site.post(b"/v1/fleet/activate-node")).startswith(b"HTTP/1.1 503 ")
+        registered.write_text(f"{openssh_line(another)}\n")  # of a study before this site came
+        assert site.ask(site.post(b"/v1/fleet/activate-node")).startswith(b"HTTP/1.1 503 ")
         assert site.link.seen == []
-        registered.touch()
+        registered.write_text(f"{openssh_line(another)}\n{openssh_line(key)}\n")
         assert site.ask(site.post(b"/v1/fleet/activate-node")).startswith(b"HTTP/1.1 200 ")
         assert [seen.path for seen in site.link.seen] == [b"/v1/fleet/activate-node"]
 

@@ -238,7 +238,7 @@ def test_what_cannot_be_listened_with_is_said(certificates: Path) -> None:
         sites={},
         log=certificates / "gateway.log",
         uploads=certificates / "uploads.json",
-        registered=certificates,
+        registered=certificates / "registered",
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = settings.model_copy(update={"port": taken.getsockname()[1]})

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from coordinator.runs_command import runs
 from ppfl.errors import RunError, SettingsError
 from ppfl.settings import Study
-from tests.coordinator.dashboard.studies import CLASSES, SITES, started, study, write
+from tests.coordinator.dashboard.studies import CLASSES, SITES, started, study, write, write_fast
 
 
 def _run(folder: Path, *, events: int | None = None, **training: Any) -> Path:
@@ -47,6 +47,16 @@ def test_a_folder_of_runs_is_listed_with_how_far_each_is(tmp_path: Path) -> None
     assert "4 of 4" in text
     assert "torn" in text
     assert "line 1" in text  # what is wrong with it
+
+
+def test_of_a_long_journal_the_list_is_made_from_its_end(tmp_path: Path) -> None:
+    sites = [f"hospital-{number:02d}" for number in range(50)]
+    write_fast(tmp_path / "long", study(sites=sites, rounds=100))
+    (row,) = json.loads(_ask("list", tmp_path, "--json"))
+    assert row["read"] < 0.5
+    told = {name: row[name] for name in ("state", "complete", "rounds", "sites", "trouble")}
+    assert told == {"state": "closed", "complete": 100, "rounds": 100, "sites": 50, "trouble": ""}
+    assert row["accuracy"] is not None
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:

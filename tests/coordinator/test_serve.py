@@ -150,7 +150,7 @@ def _place(folder: Path) -> CoordinatorPlace:
         certificate_key=folder / "server.key",
         authority=folder / "ca.crt",
         journal_key=folder / "journal.key",
-        sites={"a": "", "b": ""},
+        sites={"a": "key a", "b": "key b"},
     )
 
 
@@ -174,7 +174,7 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     listens[0] = True
     assert not look(2)
     assert runs.did == ["register a, b", "start"]
-    assert place.registered.exists()  # now the gateway lets sites connect
+    assert place.registered.read_text() == "key a\nkey b\n"  # now the gateway lets them connect
     coordinator_programs(place)  # a second command in the folder, which is refused after this
     assert place.registered.exists()
     assert not look(2)

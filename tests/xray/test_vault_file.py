@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 
 import numpy as np
@@ -116,6 +117,15 @@ def test_what_is_wrong_is_said() -> None:
     other = generate_unsafe_key(256)
     with pytest.raises(KeyMismatchError, match="this key is"):
         open_image(sealed, VaultKey(other.public, other))
+
+
+def test_a_damaged_name_of_the_key_is_shown_up_to_the_damage() -> None:
+    damaged = bytearray(seal_image(_image(), _WRITER))
+    damaged[20] ^= 1  # the tenth byte of 32: the 20th digit
+    with pytest.raises(KeyMismatchError) as caught:
+        open_image(bytes(damaged), _READER)
+    theirs, ours = re.findall("[0-9a-f]{20}", str(caught.value))
+    assert (theirs != ours, theirs[:19]) == (True, ours[:19])
 
 
 def test_two_ciphertexts_that_changed_places_are_noticed() -> None:
