@@ -41,9 +41,9 @@ def list_runs(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns are few
     for heading in ("run", "study", "state", "rounds", "sites", "accuracy", "last event"):
-        table.add_column(heading, no_wrap=heading != "run")
+        table.add_column(heading, no_wrap=heading != "run", overflow="fold")
     for row in rows:
         accuracy, last = row["accuracy"], row["last"]
         table.add_row(

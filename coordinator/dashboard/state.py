@@ -276,8 +276,8 @@ class RunState:
             for label, figures in metrics.get("classes", {}).items()
         }
         self._keep(event.split, self._metrics[event.split], event.round, json.dumps(row))
-        if "accuracy" in metrics:
-            self._accuracy = metrics["accuracy"]
+        if "accuracy" in metrics and (event.split == "test" or not self._metrics["test"]):
+            self._accuracy = metrics["accuracy"]  # the final model's, once there is one
 
     def _keep(self, section: str, rows: dict[str, str], number: int, row: str) -> None:
         """Keep a round's row: the last, and of a very long study's earlier ones every so many."""

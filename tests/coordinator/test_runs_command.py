@@ -59,6 +59,17 @@ def test_of_a_long_journal_the_list_is_made_from_its_end(tmp_path: Path) -> None
     assert row["accuracy"] is not None
 
 
+def test_a_run_is_listed_by_its_whole_name_and_its_test_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _run(tmp_path / "a-run-with-a-name-of-some-length")
+    lines = _ask("list", tmp_path).splitlines()
+    width = lines[1].index("study")
+    assert "".join(line[:width].strip() for line in lines[3:]) == "a-run-with-a-name-of-some-length"
+    assert "0.856" in lines[3]  # as `runs show` has it
+
+
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
     assert "no runs" in _ask("list", tmp_path)
 
