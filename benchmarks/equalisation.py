@@ -28,8 +28,9 @@ from PIL import Image, ImageOps
 
 from ppfl.learning.images import ImageSet, order_images
 from ppfl.learning.memory import keep_freed_memory
-from ppfl.learning.metrics import compute_metrics, evaluate
+from ppfl.learning.metrics import compute_metrics
 from ppfl.learning.models import build_model, load_pretrained
+from ppfl.learning.prediction import evaluate
 from ppfl.learning.sources import ImageRecord, read_records
 from ppfl.learning.splits import split_by_group
 from ppfl.learning.training import train_locally

@@ -21,7 +21,8 @@ from ppfl.federation.xray_sums import XRaySums
 from ppfl.learning.files import parameters_sha256
 from ppfl.learning.images import normalisation_of, pixel_sums
 from ppfl.learning.memory import keep_freed_memory
-from ppfl.learning.metrics import EvaluationCounts, evaluate
+from ppfl.learning.metrics import EvaluationCounts
+from ppfl.learning.prediction import evaluate
 from ppfl.learning.released_counts import images_to_tell
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally

@@ -14,8 +14,9 @@ from torch import nn
 from ppfl.errors import ModelError
 from ppfl.learning.files import load_model, parameters_sha256, save_model
 from ppfl.learning.images import ImageSet
-from ppfl.learning.metrics import EvaluationCounts, evaluate, predict
+from ppfl.learning.metrics import EvaluationCounts
 from ppfl.learning.models import build_model, get_parameters, set_parameters
+from ppfl.learning.prediction import evaluate, predict
 from ppfl.xray.pictures import Equalise
 
 _EQUALISE: dict[str, Equalise] = {name: name for name in get_args(Equalise)}

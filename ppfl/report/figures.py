@@ -115,12 +115,14 @@ def draw_cost(rounds: Sequence[Round]) -> bytes:
     """Seconds of each phase, and megabytes, by round, at the median site."""
     with _figure((9, 3.6), columns=2) as (file, (left, right)):
         numbers = [r.number for r in rounds]
+        apart = min(np.diff(numbers), default=1)  # of a long study not every round is drawn
         base = np.zeros(len(rounds))
         for place, phase in enumerate(PHASES):
             heights = np.asarray([r.seconds[phase] for r in rounds])
             left.bar(
                 numbers,
                 heights,
+                width=0.8 * apart,
                 bottom=base,
                 label=phase,
                 color=_COLOURS[place],
@@ -129,12 +131,12 @@ def draw_cost(rounds: Sequence[Round]) -> bytes:
                 linewidth=0,
             )
             base += heights
-        for shift, name, field in ((-0.2, "sent", "bytes_up"), (0.2, "received", "bytes_down")):
+        for side, name, field in ((-1, "sent", "bytes_up"), (1, "received", "bytes_down")):
             up = field == "bytes_up"
             right.bar(
-                [number + shift for number in numbers],
+                [number + 0.2 * apart * side for number in numbers],
                 [getattr(r, field) / 1e6 for r in rounds],
-                width=0.4,
+                width=0.4 * apart,
                 label=name,
                 color=_COLOURS[not up],
                 hatch="" if up else "//",

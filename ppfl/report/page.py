@@ -7,23 +7,22 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ppfl.errors import MalformedMessageError, PpflError, RunError
 from ppfl.federation import iterate_journal, read_events
 from ppfl.federation.journal import LeftHospital, LeftItem
 from ppfl.files import replace_private
+from ppfl.learning.released_counts import SPECIFICITIES
 from ppfl.report.comparison import Comparison, read_comparison
+from ppfl.report.results import REDRAW_SEED, Results, final_results, personal_rows
 from ppfl.report.shortcuts import ShortcutsFound, read_shortcuts
 from ppfl.report.summary import PHASES, Round, Summary, study_of_run, summarise
 from ppfl.report.templates import read_style, render
 from ppfl.report.training import training_sentences
 
-if TYPE_CHECKING:
-    from ppfl.report.results import Results
-
 _log = logging.getLogger("ppfl.report")
 _MOST_ROWS = 40  # of the rounds' table; metrics.csv has all of them
+_MOST_DRAWN = 250  # rounds in a figure, which needs no more to be read, but memory for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +99,6 @@ def leave_report(folder: Path) -> None:
 def _render(
     folder: Path, summary: Summary, shortcuts: ShortcutsFound | None, *, with_xrays: bool
 ) -> str:
-    # the dashboard, which draws nothing by them, would have to load matplotlib and torch
-    from ppfl.learning.released_counts import SPECIFICITIES
-    from ppfl.report.results import REDRAW_SEED, final_results, personal_rows
-
     notes = list(summary.notes)
     results: Results | None = None
     personal: list[tuple[str, float | None, float | None]] = []
@@ -126,7 +121,7 @@ def _render(
         notes=notes,
         pictures=_pictures(summary, results),
         phases=PHASES,
-        rounds=_some(summary.rounds),
+        rounds=_some(summary.rounds, _MOST_ROWS),
         specificities=SPECIFICITIES,
         redraw_seed=REDRAW_SEED,
         left=_left(folder),
@@ -139,11 +134,11 @@ def _render(
 
 def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
     """The figures there is something to draw in, by name."""
-    from ppfl.report import figures
+    from ppfl.report import figures  # the dashboard, which draws nothing, needs no matplotlib
 
     found: dict[str, tuple[bytes, str]] = {}
     omitted: dict[str, str] = {}
-    rounds = summary.rounds
+    rounds = _some(summary.rounds, _MOST_DRAWN)
     if rounds and summary.started:
         measured = [r for r in rounds if r.metrics]
         if measured:
@@ -161,8 +156,12 @@ def _pictures(summary: Summary, results: Results | None) -> dict[str, _Picture]:
                 if last.metrics.get(name) is not None
             )
             found["training"] = (drawn, alt)
-        alt = "Bars by round: seconds of each phase, and megabytes; the table below has them all."
+        alt = "Bars by round: seconds of each phase, and megabytes; metrics.csv has them all."
         found["cost"] = (figures.draw_cost(rounds), alt)
+        if len(rounds) < len(summary.rounds):
+            for name in ("training", "cost"):
+                told = f" Shown are {len(rounds)} of {len(summary.rounds)} rounds."
+                omitted[name] = omitted.get(name, "") + told
     if results is not None:
         ranked = sorted(
             results.classes, key=lambda each: _rank(each.roc.auroc.value if each.roc else None)
@@ -228,7 +227,7 @@ def _left(folder: Path) -> list[LeftItem]:
     return list(items.values())
 
 
-def _some(rounds: Sequence[Round]) -> list[Round]:
-    """All rounds, or so many of them, evenly, that a table can be read; the last is one of them."""
-    step = -(-len(rounds) // _MOST_ROWS) or 1
+def _some(rounds: Sequence[Round], most: int) -> list[Round]:
+    """All rounds, or so many of them, evenly, that they can be read; the last is one of them."""
+    step = -(-len(rounds) // most) or 1
     return list(rounds[::-step][::-1])

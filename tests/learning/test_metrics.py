@@ -27,8 +27,9 @@ from torchmetrics.classification import (
 
 from ppfl.errors import DataError, MalformedMessageError, ModelError, NotFiniteError
 from ppfl.learning.images import ImageSet
-from ppfl.learning.metrics import EvaluationCounts, compute_metrics, evaluate, predict
+from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.models import build_model
+from ppfl.learning.prediction import evaluate, predict
 
 NAMES = ("COVID", "Normal", "Viral_Pneumonia")
 HALF = (0.5, 0.5)

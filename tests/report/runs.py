@@ -58,7 +58,9 @@ def events(*, rounds: int = 4, with_counts: bool = True) -> Iterator[Event]:
         for site in SITES:
             yield answered(number, site)
         yield closed(number)
-        yield released(number, "validation", evaluated(300, skill=0.8 * number, seed=number))
+        yield released(
+            number, "validation", evaluated(300, skill=0.8 * min(number, 9), seed=number)
+        )
     found = evaluated(600)
     told = ReleasedCounts.of(found, floor=FLOOR).to_dict() if with_counts else {}
     yield released(rounds, "test", found, counts=told)

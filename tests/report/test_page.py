@@ -77,6 +77,12 @@ def test_of_many_classes_it_is_said_which_are_drawn(tmp_path: Path) -> None:
     assert "Shown are" not in _page(tmp_path / "few", list(events()))
 
 
+def test_of_very_many_rounds_some_are_drawn_and_the_table_has_all(tmp_path: Path) -> None:
+    page = _page(tmp_path, list(events(rounds=600)))
+    assert page.count("Shown are 200 of 600 rounds.") == 2  # curves, and cost
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 601
+
+
 def _first_round() -> list[Event]:
     return [*(answered(1, site) for site in SITES), closed(1)]
 

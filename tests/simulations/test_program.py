@@ -11,6 +11,7 @@ from simulations.program import _LIGHT
 
 def test_what_trains_nothing_loads_no_torch_and_is_the_same_command() -> None:
     modules = sorted({place.partition(":")[0] for place in _LIGHT.values()})
+    modules.append("ppfl.report.figures")  # which a report loads when it draws
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     groups = {"": _app} | {group.name: group.typer_instance for group in _app.registered_groups}
