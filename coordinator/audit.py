@@ -74,7 +74,8 @@ def audit(run: Path, sites: Iterable[Path] = ()) -> Audit:
         RunError: there is no journal, or it is of another version.
         SettingsError: the study, or a site's file, cannot be read.
     """
-    found, journal = Audit(), _Journal(run / "journal.jsonl")
+    own = dict.fromkeys(path.resolve() for path in [*sites, *sorted(run.glob("sites/*"))])
+    found, journal = Audit(), _Journal(run / "journal.jsonl", keeps_vectors=bool(own))
     journal.check(found)
     study = Study.read(run / "study.toml")
     if journal.started and study.fingerprint() != journal.started.study_fingerprint:
@@ -91,8 +92,7 @@ def audit(run: Path, sites: Iterable[Path] = ()) -> Audit:
         signers = sorted(journal.countersigned[closed.digest])
         names = tuple(map(sys.intern, record.sites))
         found.rounds.append(AuditedRound(closed.number, closed.line, names, tuple(signers), total))
-    own = [*sites, *sorted(run.glob("sites/*"))]
-    for folder in dict.fromkeys(path.resolve() for path in own):
+    for folder in own:
         _check_site(read_site(folder, journal.runs), journal, found)
     for name, departures in journal.left.items():
         found.left.setdefault(name, departures.sums())
@@ -111,10 +111,15 @@ class _Closed:
 
 
 class _Journal:
-    """The coordinator's journal, looked through once; its lines are not kept."""
+    """The coordinator's journal, looked through once; its lines are not kept.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: the journal.
+        keeps_vectors: whether there are sites to compare all digests of their answers with.
+    """
+
+    def __init__(self, path: Path, *, keeps_vectors: bool) -> None:
+        self._path, self._keeps_vectors = path, keeps_vectors
         self.started: StudyStarted | None = None
         self.runs: set[str] = set()
         self.closed: dict[int, _Closed] = {}  # by round, as it ended
@@ -208,7 +213,8 @@ class _Journal:
 
     def _answer(self, event: SiteAnswered) -> Iterator[str]:
         self._answered[event.site] = event.sealed_sha256
-        self.vectors[event.site].add(event.sealed_sha256)
+        if self._keeps_vectors:
+            self.vectors[event.site].add(event.sealed_sha256)
         sealed = self._sealed("sealed vector: the update, and counts of validation", event.bytes_up)
         clear = "seconds of each phase, digest of the opened model, the federation's metrics"
         self._leave(
