@@ -34,6 +34,7 @@ from ppfl.xray.vault_file import (
     open_image,
     read_fingerprint,
     seal_image,
+    tell_apart,
 )
 
 _PART = ".part"
@@ -230,9 +231,9 @@ def _check_key(out: Path, key: VaultKey) -> None:
         except DataError:
             continue  # `ppfl vault verify` names it
         if found != key.public.fingerprint:
+            theirs, ours = tell_apart(found, key.public.fingerprint)
             raise VaultError(
-                f"{out}: holds X-rays under key {found[:16]}…, "
-                f"this key is {key.public.fingerprint[:16]}…",
+                f"{out}: holds X-rays under key {theirs}, this key is {ours}",
                 hint="seal into another folder, with a --ledger of its own",
             )
         return

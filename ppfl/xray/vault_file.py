@@ -152,6 +152,13 @@ def open_image(data: bytes, key: VaultKey) -> VaultImage:
     return VaultImage(pixels.reshape(height, width), bits, label, group)
 
 
+def tell_apart(theirs: str, ours: str) -> tuple[str, str]:
+    """Two unequal fingerprints, cut to 16 digits, or to the first in which they differ."""
+    first = next(at for at, digit in enumerate(ours) if digit != theirs[at])
+    shown = max(first + 1, 16)
+    return f"{theirs[:shown]}…", f"{ours[:shown]}…"
+
+
 def check_file(data: bytes, key: VaultKey) -> tuple[Engine, bytes]:
     """A file's ciphertexts and the engine for them, after all checks that need no private key.
 
@@ -161,13 +168,9 @@ def check_file(data: bytes, key: VaultKey) -> tuple[Engine, bytes]:
         MalformedMessageError: it holds a number that is no ciphertext.
     """
     s, fingerprint, count = _unpack_header(data)
-    ours = key.public.fingerprint
-    if fingerprint != ours:
-        first = next(at for at, digit in enumerate(ours) if digit != fingerprint[at])
-        shown = max(first + 1, 16)
-        raise KeyMismatchError(
-            f"sealed under key {fingerprint[:shown]}…, this key is {ours[:shown]}…"
-        )
+    if fingerprint != key.public.fingerprint:
+        theirs, ours = tell_apart(fingerprint, key.public.fingerprint)
+        raise KeyMismatchError(f"sealed under key {theirs}, this key is {ours}")
     engine = key.engine(s)
     size = _HEADER.size + count * engine.ciphertext_bytes
     if count < 1 or len(data) != size:

@@ -27,7 +27,7 @@ from ppfl.xray import write_phantoms
 from simulations.comparison.baselines import train_pooled
 from simulations.main import _app
 from simulations.methods import cells, command
-from simulations.methods.cells import Cell, data_digest, read_cell
+from simulations.methods.cells import Cell, data_digest
 from simulations.methods.methods import METHODS, SCENARIOS, Method
 from simulations.outcome import prepare_or_resume
 from simulations.prepare import prepare
@@ -39,7 +39,6 @@ _SMALL = (
     *("--rounds", "1", "--set", "local_epochs=1"),
 )
 _BY_KEY = {method.key: method for method in METHODS}
-_ROOT = Path(__file__).parents[2]
 _TALK = Console(stderr=True)
 
 
@@ -395,20 +394,3 @@ def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
         result = CliRunner().invoke(_app, ["compare-methods", *arguments, "--out", str(tmp_path)])
         assert isinstance(result.exception, SettingsError)
         assert message in str(result.exception)
-
-
-def test_the_table_in_the_docs_is_of_the_kept_results_and_of_the_present_settings() -> None:
-    # ppfl compare-methods --data FOLDER --size 64 --rounds 5 --results benchmarks/results/methods
-    kept = map(read_cell, sorted((_ROOT / "benchmarks" / "results" / "methods").glob("*.json")))
-    results = [result for result in kept if result]
-    common = ("mean_xray_size=0", "size=64", "rounds=5")
-    for found in results:
-        method = _BY_KEY[found.method]
-        changes = [*common, *method.changes]
-        scenario = read_scenario(found.scenario, data=_ROOT, changes=changes)
-        assert Cell(method, scenario, found.scenario, found.data_sha256).fits(found), found.scenario
-    page = (_ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
-    for row in method_rows(results):
-        figures = (row.accuracy, row.everywhere, row.macro_auroc, row.worst, row.megabytes)
-        assert f"| {row.name} | {' | '.join(figures)} |" in page, row.scenario
-    assert results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,6 +206,19 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
             seal_folder(sources, Path(out), _WRITER, ledger=ledger)
         assert "--ledger" in caught.value.hint
     assert not list(tmp_path.glob("*.xray"))
+
+
+def test_a_vault_whose_key_has_a_damaged_name_shows_the_damage(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "xrays")
+    _seal(tmp_path, sources[:1])
+    (sealed,) = (tmp_path / "vault").glob("*.xray")
+    damaged = bytearray(sealed.read_bytes())
+    damaged[20] ^= 1
+    sealed.write_bytes(damaged)
+    with pytest.raises(VaultError, match="holds X-rays under key") as caught:
+        _seal(tmp_path, sources)
+    theirs, ours = re.findall("[0-9a-f]{20}", str(caught.value))
+    assert theirs != ours
 
 
 def test_a_vault_has_one_key(tmp_path: Path) -> None:
