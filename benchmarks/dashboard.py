@@ -152,7 +152,7 @@ def measure(folder: Path, *, lines: int, port: int) -> Opening:
     token_file = folder / "dashboard.token"
     access = Access(read_token(token_file))
     place = ["--port", str(port), "--token-file", str(token_file)]
-    command = [sys.executable, "-m", "coordinator.dashboard", str(folder), *place]
+    command = [sys.executable, "-P", "-m", "coordinator.dashboard", str(folder), *place]
     began = time.perf_counter()
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:  # noqa: S603 - this program itself
         try:

@@ -189,7 +189,7 @@ def measure(arguments: Sequence[str]) -> tuple[float, float]:
     code = "from simulations.program import main; main()"
     began = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603 - this program itself
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL
+        [sys.executable, "-P", "-c", code, *arguments], stdout=subprocess.DEVNULL
     )
     # resource.getrusage, of this one child; it counts what this process holds, too, if that is more
     _, status, usage = os.wait4(process.pid, 0)

@@ -51,7 +51,7 @@ def run_alone(task: str, arguments: Mapping[str, Any]) -> Any:
         UnsupportedProcessorError: the process met an instruction that is missing here.
         RunError: the function raised, or the process ended early; the message says how.
     """
-    command = [sys.executable, "-m", "benchmarks.process", task, json.dumps(dict(arguments))]
+    command = [sys.executable, "-P", "-m", "benchmarks.process", task, json.dumps(dict(arguments))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this program itself
     if done.returncode == -signal.SIGILL:
         raise UnsupportedProcessorError("it uses instructions that this processor does not have")

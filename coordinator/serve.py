@@ -145,7 +145,7 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
     )
     written = place.folder / "gateway.toml"
     replace_text(written, tomli_w.dumps(settings.model_dump(mode="json")))
-    gateway = [sys.executable, "-m", "coordinator.gateway_server", str(written)]
+    gateway = [sys.executable, "-P", "-m", "coordinator.gateway_server", str(written)]
     programs = [
         Program(
             "superlink",
@@ -175,7 +175,8 @@ def coordinator_programs(place: CoordinatorPlace) -> list[Program]:
         Program("gateway", gateway, flower_environment(place.folder / "gateway")),
     ]
     if place.dashboard_port:
-        command = [sys.executable, "-m", "coordinator.dashboard", *place.dashboard.to_arguments()]
+        options = place.dashboard.to_arguments()
+        command = [sys.executable, "-P", "-m", "coordinator.dashboard", *options]
         programs.append(Program("dashboard", command, dict(os.environ)))
     return programs
 

@@ -140,7 +140,7 @@ class Supervisor:
         if self._guard is None or self._guard.poll() is not None:
             self._end_guard()
             self._guard = subprocess.Popen(  # noqa: S603 - this module
-                [sys.executable, "-m", "ppfl.processes", self._mark],
+                [sys.executable, "-P", "-m", "ppfl.processes", self._mark],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,

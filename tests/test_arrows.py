@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +53,18 @@ def test_only_the_command_line_knows_the_benchmarks() -> None:
         for path in (root / package).rglob("*.py"):
             if path != root / "simulations" / "main.py":
                 assert not any(name.split(".")[0] == "benchmarks" for name in _imports(path)), path
+
+
+def test_a_program_of_ours_is_started_as_it_is_installed() -> None:
+    """Without ``-P`` python takes modules from the folder that it is started in."""
+    root = _PPFL.parent
+    started = 0
+    for package in ("ppfl", "sites", "coordinator", "simulations", "benchmarks"):
+        for path in (root / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                words = node.elts if isinstance(node, ast.List | ast.Tuple) else []
+                for program, option in itertools.pairwise(map(ast.unparse, words)):
+                    if program == "sys.executable":
+                        assert option == "'-P'", f"{path}:{node.lineno}"
+                        started += 1
+    assert started >= 6

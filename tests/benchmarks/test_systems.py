@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,18 @@ def test_a_process_that_fails_says_how() -> None:
 def test_an_error_in_a_process_is_told_as_it_is() -> None:
     with pytest.raises(RunError, match=r"^nothing:act ended with exit code 1"):
         run_alone("process:run_alone", {"task": "nothing:act", "arguments": {}})
+
+
+def test_a_process_is_of_the_installed_program_whatever_lies_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a clone the sources lie there, and the compiled engine does not."""
+    for package in ("ppfl", "benchmarks"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('of the folder')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"No module named .*no_such_module"):
+        run_alone("no_such_module:act", {})
 
 
 def test_peak_memory_is_what_a_call_needed_at_once() -> None:
