@@ -25,7 +25,6 @@ from simulations.scenario import read_scenario, scenario_name
 from sites.printing import tell_left_out
 
 _talk = Console(stderr=True)
-_APP = Path(__file__).parent.parent
 
 
 def simulate(
@@ -72,7 +71,7 @@ def simulate(
         if in_process:
             run_in_process(folder)
         else:
-            run_in_flower(folder, _APP, actors=actors)
+            run_in_flower(folder, actors=actors)
     comparison = None
     if methods or held_out_xrays(folder):
         comparison = compare_run(folder, methods, _talk.print)

@@ -19,6 +19,7 @@ from ppfl.log_files import BoundedLog
 from ppfl.report import leave_report
 from ppfl.settings import Study
 from simulations.local_grid import LocalGrid
+from sites.bundle import write_app
 from sites.client_app import app as client_app
 from sites.flower import flower_environment, flower_program
 from sites.needs import TRAINING_BYTES
@@ -48,12 +49,11 @@ def run_in_process(folder: Path, *, report: bool = True) -> None:
             leave_report(folder)
 
 
-def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
+def run_in_flower(folder: Path, *, actors: int) -> None:
     """Run the study in Flower's simulation, with processes of its own.
 
     Args:
         folder: the run's folder.
-        app: the folder of the Flower app: a pyproject.toml and nothing that is executed.
         actors: sites that work at one time, each in a process.
 
     Raises:
@@ -67,6 +67,7 @@ def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
         "OMP_NUM_THREADS": str(_threads(actors)),
     }
     port = _free_port()
+    write_app(home / "app")
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n[superlink.here]\n'
         f'address = "127.0.0.1:{port}"\ninsecure = true\n',
@@ -90,7 +91,7 @@ def run_in_flower(folder: Path, app: Path, *, actors: int) -> None:
         subprocess.run(  # noqa: S603 - our own environment's program
             [
                 flower_program("flwr"),
-                *("run", str(app), "here", "--federation-config"),
+                *("run", str(home / "app"), "here", "--federation-config"),
                 f"num-supernodes={sites} client-resources-num-cpus={max(1, cores // actors)} "
                 f"init-args-num-cpus={cores}",
             ],

@@ -18,7 +18,7 @@ from ppfl.federation import read_events
 from ppfl.federation.journal import Refused
 from ppfl.settings import SiteFile
 from simulations.local_grid import LocalGrid
-from sites.bundle import app_bundle
+from sites.bundle import app_bundle, write_app
 from sites.client_process import _Brought
 from sites.messages import read_answer
 from sites.requests import Refusal
@@ -64,6 +64,14 @@ def test_the_bundle_of_flwr_run_holds_nothing_that_lies_about(tmp_path: Path) ->
     bundle = build_fab_from_disk(tmp_path)
     assert _names(bundle) == ["pyproject.toml", "README.md", ".info/CONTENT"]
     assert bundle == build_fab_from_disk(tmp_path)
+
+
+def test_flower_builds_the_same_bundle_from_the_folder_that_a_simulation_runs(
+    tmp_path: Path,
+) -> None:
+    """The installed packages have no pyproject.toml beside them, so theirs cannot be it."""
+    write_app(tmp_path / "app")
+    assert build_fab_from_disk(tmp_path / "app") == app_bundle()
 
 
 def _answer(app: Any, folder: Path) -> Message:
