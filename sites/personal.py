@@ -51,6 +51,7 @@ def personalise(
     alone = {
         "rounds": 1,
         "local_epochs": options.personalise_epochs,
+        "local_steps": 0,
         "optimiser": "adamw" if options.optimiser == "adamw" else "sgd",
         "proximal_mu": 0.0,
         "frozen_statistics": 0.0,

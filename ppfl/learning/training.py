@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,8 +42,9 @@ _HIGHEST_CLASS_WEIGHT = 20.0  # over that of the commonest class: one image must
 class TrainingResult:
     """What one round of training came to.
 
-    ``loss`` is the mean over the images of the last epoch, in nats; ``images`` is the site's number
-    of images, each seen once an epoch; ``rates`` is the sum of the learning rates of all steps;
+    ``loss`` is the mean over the images of the last epoch, or of all steps if there are fewer, in
+    nats; ``images`` is the site's number of images; ``rates`` is the sum of the steps' learning
+    rates;
     ``seconds`` is wall time.
     """
 
@@ -67,7 +69,7 @@ def train_locally(
     deadline_s: float | None = None,
     device: torch.device | None = None,
 ) -> TrainingResult:
-    """Train the model in place for ``options.local_epochs`` and say how it went.
+    """Train the model in place, for ``local_epochs`` or ``local_steps``, and say how it went.
 
     Nothing is kept between rounds here: the rate depends on the round alone, and the optimiser's
     moments start at zero. The same arguments on the same number of threads give the same
@@ -129,19 +131,21 @@ def train_locally(
         elif layer.track_running_stats:
             estimated.append(layer)
     batches_an_epoch = len(_cuts(images, options.batch_size)) + 1
-    steps = batches_an_epoch * options.local_epochs
+    steps = options.local_steps or batches_an_epoch * options.local_epochs
     lower: AbstractContextManager[object] = nullcontext()
     if options.precision == "bfloat16":
         lower = torch.autocast(device.type, torch.bfloat16)
-    losses: list[float] = []
+    losses: list[float] = []  # of a batch's images together
+    seen: list[int] = []
     rates: list[float] = []
     with seeded(device, start):
-        for step, chosen in enumerate(_batches(images, options, generator)):
+        batches = itertools.islice(_batches(images, options.batch_size, generator), steps)
+        for step, chosen in enumerate(batches):
             if deadline_s is not None and time.monotonic() - started > deadline_s:
                 raise RoundError(
                     f"round {round_number}: {deadline_s:g} s were over after {step} of {steps} "
                     "training steps",
-                    hint="a longer deadline_s, fewer local_epochs or a faster machine",
+                    hint="a longer deadline_s, fewer local epochs or steps, or a faster machine",
                 )
             # The middle of a step, so that neither the first nor the last is taken at rate 0.
             done = (round_number - 1 + (step + 0.5) / steps) / options.rounds
@@ -163,6 +167,7 @@ def train_locally(
             )
             loss = (each * weights[labels]).mean()
             losses.append(loss.item() * len(chosen))
+            seen.append(len(chosen))
             if not math.isfinite(losses[-1]):
                 raise NotFiniteError(
                     f"round {round_number}: the loss became NaN or infinite in step {step + 1}",
@@ -178,7 +183,7 @@ def train_locally(
             chosen = torch.randperm(images, generator=generator)[:_STATISTIC_IMAGES].numpy()
             _estimate_statistics(model, estimated, data.images[chosen], normalisation, device)
     return TrainingResult(
-        loss=sum(losses[-batches_an_epoch:]) / images,
+        loss=sum(losses[-batches_an_epoch:]) / sum(seen[-batches_an_epoch:]),
         steps=steps,
         rates=math.fsum(rates),
         images=images,
@@ -233,11 +238,12 @@ def _estimate_statistics(
 
 
 def _batches(
-    images: int, options: TrainingOptions, generator: torch.Generator
+    images: int, batch_size: int, generator: torch.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    for _ in range(options.local_epochs):
+    """Epoch after epoch, without end."""
+    while True:
         order = torch.randperm(images, generator=generator).numpy()
-        yield from np.split(order, _cuts(images, options.batch_size))
+        yield from np.split(order, _cuts(images, batch_size))
 
 
 def _cuts(images: int, batch_size: int) -> list[int]:

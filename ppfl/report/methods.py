@@ -41,6 +41,7 @@ class CellFigures(BaseModel):
     size: int
     rounds: int
     local_epochs: int
+    local_steps: int = 0  # in place of epochs
     sites: int
     accuracy: Estimate
     everywhere: Estimate
@@ -151,9 +152,14 @@ def _row(cells: Sequence[CellResult]) -> MethodRow:
         minutes=f"{fmean(figures.minutes for figures in found):.1f}" if found else "–",
         sites=all_of(lambda figures: str(figures.sites)),
         test_images=all_of(lambda figures: str(len(figures.right))),
-        training=all_of(lambda f: f"{f.size} px, {f.rounds} × {f.local_epochs}"),
+        training=all_of(_training),
         failures=tuple(f"seed {cell.seed}: {cell.failure}" for cell in cells if cell.failure),
     )
+
+
+def _training(figures: CellFigures) -> str:
+    between = f"{figures.local_steps} steps" if figures.local_steps else str(figures.local_epochs)
+    return f"{figures.size} px, {figures.rounds} × {between}"
 
 
 def _over_seeds(estimates: Sequence[Estimate]) -> str:
@@ -176,6 +182,7 @@ _INTERVALS = ("accuracy", "everywhere", "worst_accuracy")
 _PLAIN = (
     *("macro_auroc", "worst_site", "bytes_up", "minutes", "sites", "size", "rounds"),
     "local_epochs",
+    "local_steps",
 )
 
 

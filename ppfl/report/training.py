@@ -39,13 +39,16 @@ def _network(study: Study) -> Iterator[str]:
 
 
 def _at_site(training: TrainingOptions) -> Iterator[str]:
-    epochs = "epoch" if training.local_epochs == 1 else "epochs"
+    count, unit = training.local_epochs, "local epoch"
+    if training.local_steps:
+        count, unit = training.local_steps, "local step"
+    between = f"{count} {unit}{'s' * (count > 1)}"
     extras = [
         ", classes weighted against imbalance" * training.class_weighting,
         ", with augmentation" * training.augmentation,
     ]
     yield (
-        f"{training.rounds} rounds of {training.local_epochs} local {epochs}, batches of "
+        f"{training.rounds} rounds of {between}, batches of "
         f"{training.batch_size}, learning rate {training.learning_rate:g}, weight decay "
         f"{training.weight_decay:g}{''.join(extras)}."
     )

@@ -15,6 +15,8 @@ def check_methods(model: ModelOptions, training: TrainingOptions) -> None:
         ValueError: two of them exclude each other, or one of them changes nothing.
     """
     scaffold = training.optimiser == "scaffold"
+    if training.local_steps and training.local_epochs > 1:
+        raise ValueError("local_steps takes the place of local_epochs: choose one")
     if training.momentum and training.optimiser != "sgd":
         raise ValueError(f"momentum is one of sgd, not of {training.optimiser}")
     if scaffold and training.proximal_mu:

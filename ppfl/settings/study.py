@@ -115,6 +115,13 @@ class TrainingOptions(Section):
 
     rounds: int = Field(10, ge=1, le=10_000)
     local_epochs: int = Field(1, ge=1, le=1_000, description="passes over the site's images")
+    local_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="steps in place of `local_epochs`, on images that are drawn anew each round; "
+        "one step is FedSGD; 0: whole passes",
+    )
     batch_size: int = Field(32, ge=2, le=4096)
     optimiser: Literal["adamw", "sgd", "scaffold"] = Field(
         "adamw",

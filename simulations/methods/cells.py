@@ -261,6 +261,7 @@ def _test(trained: _Trained, study: Study, tests: Mapping[str, ImageSet]) -> Cel
         size=study.images.size,
         rounds=study.training.rounds,
         local_epochs=study.training.local_epochs,
+        local_steps=study.training.local_steps,
         sites=len(trained.models),
         accuracy=estimate(right),
         everywhere=estimate(models_right / len(trained.models)),

@@ -25,6 +25,16 @@ class Method:
 
 _SGD_RATE = "training.learning_rate=0.02"  # SGD takes other steps than AdamW
 
+# FedSGD, whose mean gradient over all sites is what FedAdam steps along: many rounds, each of few
+# images. Gradients are small beside parameters, so that they need more bits; and a batch of one
+# class must not settle what batch norm calls normal.
+_ONE_STEP = (
+    *("training.rounds=120", "training.local_steps=1", "training.batch_size=64"),
+    *('training.optimiser="sgd"', "training.learning_rate=0.1", "encryption.value_bits=20"),
+    *('training.server_optimiser="fedadam"', "training.server_learning_rate=3e-4"),
+    *("training.server_tau=1e-5", "training.frozen_statistics=1.0"),
+)
+
 METHODS = (
     Method("pooled", "all X-rays pooled", baseline="pooled"),
     Method("local", "each site alone", baseline="local"),
@@ -45,6 +55,7 @@ METHODS = (
         ('training.optimiser="sgd"', "training.momentum=0.9", _SGD_RATE),
     ),
     Method("scaffold", "SCAFFOLD", ('training.optimiser="scaffold"', _SGD_RATE)),
+    Method("one-step", "one step a round, FedAdam", _ONE_STEP),
 )
 
 SCENARIOS = (

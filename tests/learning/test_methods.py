@@ -123,6 +123,21 @@ def test_fedprox_and_momentum_take_their_papers_steps(mu: float, momentum: float
     _assert_close(get_parameters(model), w)
 
 
+def test_the_average_after_one_local_step_is_a_step_along_all_sites_mean_gradient() -> None:
+    """FedSGD [McMahan 2017, §2]: however images are dealt, here one class to a site."""
+    options = _WHOLE_BATCH.model_copy(update={"local_epochs": 1, "local_steps": 1})
+    every, w = _images(1, 30), _as_float64(_Softmax())
+    average = {name: np.zeros_like(array) for name, array in w.items()}
+    for label in range(3):
+        model, mine = _Softmax(), every.labels == label
+        _train(model, ImageSet(every.images[mine], every.labels[mine]), options)
+        for name, array in get_parameters(model).items():
+            average[name] += array * mine.mean()
+    (rate,) = _rates(options, 1)
+    gradient = _gradient(every, w)
+    _assert_close(average, {name: array - rate * gradient[name] for name, array in w.items()})
+
+
 def test_the_pull_reaches_adamw_too() -> None:
     data, moved = _images(1, 30), []
     for mu in (0.0, 100.0):

@@ -134,6 +134,22 @@ def test_no_batch_of_one_image_unless_there_is_but_one(count: int, sizes: list[i
     assert math.isfinite(result.loss)
 
 
+@pytest.mark.parametrize(
+    ("steps", "sizes"), [(1, [4]), (2, [4, 4]), (3, [4, 4, 3]), (5, [4, 4, 3, 4, 4])]
+)
+def test_local_steps_are_as_many_batches_from_the_beginning_of_an_epoch(
+    steps: int, sizes: list[int]
+) -> None:
+    model, whole = tiny(), tiny()
+    options = PLAIN.model_copy(update={"batch_size": 4, "local_steps": steps})
+    result = train(model, images(11), options)
+    assert [len(batch) for batch in model.seen] == sizes
+    assert result.steps == steps
+    train(whole, images(11), PLAIN.model_copy(update={"batch_size": 4, "local_epochs": 2}))
+    assert all(map(torch.equal, model.seen, whole.seen))
+    assert math.isfinite(result.loss)
+
+
 def test_each_epoch_shows_each_image_once() -> None:
     model, data = tiny(), images(9)
     train(model, data, PLAIN.model_copy(update={"local_epochs": 2, "batch_size": 4}))

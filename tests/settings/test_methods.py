@@ -29,6 +29,7 @@ def _study(model: dict[str, Any], training: dict[str, Any]) -> Study:
         ({}, {"optimiser": "scaffold", "proximal_mu": 0.1}, "choose one"),
         ({}, {"optimiser": "scaffold", "server_optimiser": "fedadam"}, "fedadam does not"),
         ({}, {"server_learning_rate": 0.5}, "average has no rate"),
+        ({}, {"local_steps": 3, "local_epochs": 2}, "choose one"),
         ({"batch_norm": "group"}, {"frozen_statistics": 0.5}, "no running statistics"),
         ({}, {"frozen_statistics": 0.99}, "the start is random"),
     ],
