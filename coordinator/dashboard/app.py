@@ -31,21 +31,21 @@ _router = APIRouter()
 
 
 def create_app(
-    runs: Runs, access: Access, *, hosts: frozenset[str] = frozenset(), secure: bool = False
+    watch: Watch, access: Access, *, hosts: frozenset[str] = frozenset(), secure: bool = False
 ) -> ASGIApp:
     """The dashboard over some runs.
 
     Args:
-        runs: what it shows.
+        watch: over what it shows.
         access: who may see it.
         hosts: names under which it may be asked for, empty for any.
         secure: whether it is served over TLS, so that the session never goes out in the clear.
     """
-    here = _Here(runs, access, Watch(runs), Metrics(runs), secure)
+    here = _Here(watch.runs, access, watch, Metrics(watch.runs), secure)
 
     @asynccontextmanager
     async def watching(_: FastAPI) -> AsyncIterator[None]:
-        async with here.watch.running():
+        async with watch.running():
             yield
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=watching)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import uvicorn
 from coordinator.dashboard.access import Access, read_token
 from coordinator.dashboard.app import create_app
 from coordinator.dashboard.runs import Runs
+from coordinator.dashboard.watch import Watch
 from ppfl.errors import CertificateError, SettingsError
 from ppfl.running import require_free_port
 
-_GRACE_S = 1  # for pages that stay open when the dashboard is told to end
+_GRACE_S = 1  # for answers that are being given when the dashboard is told to end
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -70,17 +73,17 @@ def serve_dashboard(place: DashboardPlace, *, began: Callable[[], None]) -> None
             hint="--certificate and --certificate-key; or leave --listen out and use "
             f"ssh -L {place.port}:127.0.0.1:{place.port}",
         )
-    runs, access = Runs(place.folder), Access(read_token(place.token_file))
+    watch, access = Watch(Runs(place.folder)), Access(read_token(place.token_file))
     _check_certificate(place)
     require_free_port(place.listen, place.port)
     app = create_app(
-        runs,
+        watch,
         access,
         hosts=_LOOPBACK | {place.listen} if loopback else frozenset(),
         secure=place.certificate is not None,
     )
     began()
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=place.listen,
         port=place.port,
@@ -95,6 +98,20 @@ def serve_dashboard(place: DashboardPlace, *, began: Callable[[], None]) -> None
         log_config=None,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    with suppress(KeyboardInterrupt):  # raised once more when all has ended
+        _Server(config, watch).run()
+
+
+class _Server(uvicorn.Server):
+    """Lets the open pages go before it waits for what is being answered."""
+
+    def __init__(self, config: uvicorn.Config, watch: Watch) -> None:
+        super().__init__(config)
+        self._watch = watch
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._watch.end()
+        await super().shutdown(sockets)
 
 
 def _is_loopback(listen: str) -> bool:

@@ -13,16 +13,23 @@ _PUSH_S = 0.25  # between two increments of one page, at least
 
 
 class Watch:
-    """Reads on in all journals, in a thread, as long as it runs."""
+    """Reads on in the journals of ``runs``, in a thread, as long as it runs."""
 
     def __init__(self, runs: Runs) -> None:
-        self._runs = runs
+        self.runs = runs
         self._looked = asyncio.Condition()
+        self._ended = False
+
+    async def end(self) -> None:
+        """Let the open pages go: there is no further look."""
+        self._ended = True
+        async with self._looked:
+            self._looked.notify_all()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look at the journals for as long as this is entered."""
-        await asyncio.to_thread(self._runs.look)  # the first page finds something to show
+        await asyncio.to_thread(self.runs.look)  # the first page finds something to show
         task = asyncio.create_task(self._look())
         try:
             yield
@@ -31,15 +38,16 @@ class Watch:
 
     async def looks(self) -> AsyncIterator[None]:
         """One item now, and one after each look, but not too many a second."""
-        while True:
+        while not self._ended:
             yield
             await asyncio.sleep(_PUSH_S)
             async with self._looked:
-                await self._looked.wait()
+                if not self._ended:
+                    await self._looked.wait()
 
     async def _look(self) -> None:
         while True:
-            more = await asyncio.to_thread(self._runs.look)
+            more = await asyncio.to_thread(self.runs.look)
             async with self._looked:
                 self._looked.notify_all()
             await asyncio.sleep(0 if more else _LOOK_S)

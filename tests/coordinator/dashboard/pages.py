@@ -16,6 +16,7 @@ import uvicorn
 from coordinator.dashboard.access import Access
 from coordinator.dashboard.app import create_app
 from coordinator.dashboard.runs import Runs
+from coordinator.dashboard.watch import Watch
 from tests.deployed import free_port
 
 TOKEN = "t0ken-for-tests-" * 4
@@ -27,7 +28,7 @@ class Client:
     def __init__(self, folder: Path, *, secure: bool = False) -> None:
         runs = Runs(folder)
         runs.look()
-        app = create_app(runs, Access(TOKEN), hosts=frozenset({"localhost"}), secure=secure)
+        app = create_app(Watch(runs), Access(TOKEN), hosts=frozenset({"localhost"}), secure=secure)
         transport = httpx.ASGITransport(app)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
         self._runner = asyncio.Runner()
@@ -47,7 +48,7 @@ class Client:
 def serving(folder: Path, *, port: int = 0) -> Iterator[str]:
     """The dashboard over a folder, on a port of the loopback interface; its address."""
     port = port or free_port()
-    app = create_app(Runs(folder), Access(TOKEN), hosts=frozenset({"127.0.0.1"}))
+    app = create_app(Watch(Runs(folder)), Access(TOKEN), hosts=frozenset({"127.0.0.1"}))
     config = uvicorn.Config(
         app,
         host="127.0.0.1",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
@@ -27,9 +30,9 @@ from tests.deployed import free_port
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What uvicorn would serve."""
+    """What uvicorn would be told to serve."""
     calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: calls.append(options))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self: calls.append(vars(self.config)))
     return calls
 
 
@@ -97,6 +100,26 @@ def test_a_port_in_use_is_said_before_anything_is_served(
     with socket.create_server(("127.0.0.1", place.port)), pytest.raises(PortInUseError):
         _serve(place)
     assert served == []
+
+
+def test_to_end_it_while_a_page_is_open_is_no_error(tmp_path: Path) -> None:
+    place = _place(tmp_path)
+    command = [sys.executable, "-P", "-m", "coordinator.dashboard", *place.to_arguments()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        address = f"http://127.0.0.1:{place.port}"
+        with httpx.Client(base_url=address, transport=httpx.HTTPTransport(retries=6)) as client:
+            client.post("/login", data={"token": read_token(place.token_file)})
+            with client.stream("GET", "/events") as answer:
+                lines = answer.iter_lines()  # to let go of it would close the stream
+                while "data:" not in next(lines):
+                    pass
+                process.send_signal(signal.SIGINT)
+                process.wait(timeout=30)
+        said = process.stderr.read()
+    assert first.startswith("Dashboard: ")
+    assert (said, process.returncode) == ("", 0)
 
 
 def test_the_installed_program_runs_the_dashboard(
