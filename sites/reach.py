@@ -140,11 +140,17 @@ def check_coordinator(connection: Connection) -> None:
 def tell_clock(ahead_s: float) -> str:
     """How far this machine's clock is off, in words.
 
-    >>> tell_clock(-86400.2)
-    '86400 s behind the coordinator'
+    >>> tell_clock(-7.2)
+    '7 s behind the coordinator'
+    >>> tell_clock(86400.2)
+    '24 hours ahead of the coordinator'
     """
     where = "ahead of" if ahead_s > 0 else "behind"
-    return f"{abs(ahead_s):.0f} s {where} the coordinator"
+    far, span = abs(ahead_s), f"{abs(ahead_s):.0f} s"
+    for unit, seconds in (("minutes", 60), ("hours", 3600), ("days", 86400)):
+        if far >= 2 * seconds:
+            span = f"{far / seconds:.3g} {unit}"
+    return f"{span} {where} the coordinator"
 
 
 class _TellVersion:
@@ -271,7 +277,7 @@ def _check_refusal(connection: Connection, answer: httpx.Response) -> None:
     if answer.status_code == 412:
         told = answer.json().get("detail", "") if answer.text.startswith("{") else ""
         raise FlowerVersionError(
-            f"{where}: another version of Flower than here, {version('flwr')}: {told[:200]}",
+            f"{where} does not take this site's Flower: {told[:200] or version('flwr')}",
             hint="the same version of ppfl and of Flower is needed everywhere",
         )
     if answer.status_code == 401 and answer.text == "refused\n":

@@ -97,9 +97,7 @@ def test_a_clock_that_is_off_by_a_day(
 ) -> None:
     now = sites.reach._now
     monkeypatch.setattr(sites.reach, "_now", lambda: now() + off_s)
-    with pytest.raises(
-        ClockError, match=rf"clock is 86[34]\d\d s {words} the coordinator"
-    ) as caught:
+    with pytest.raises(ClockError, match=rf"clock is 24 hours {words} the coordinator") as caught:
         check_coordinator(connection)
     assert caught.value.exit_code == 43
 
@@ -147,7 +145,7 @@ except PpflError as error:
     not (sys.platform == "linux" and shutil.which("cc")), reason="no compiler that makes a clock"
 )
 @pytest.mark.parametrize(
-    ("off_s", "told"), [(-86400, r"86[34]\d\d s behind"), (40 * 86400, r"345\d{4} s ahead of")]
+    ("off_s", "told"), [(-86400, "24 hours behind"), (40 * 86400, "40 days ahead of")]
 )
 def test_a_whole_process_whose_clock_is_off(
     connection: Connection, tmp_path: Path, off_s: int, told: str
