@@ -16,7 +16,7 @@ from coordinator.dashboard.access import Access, read_token
 from coordinator.dashboard.app import create_app
 from coordinator.dashboard.runs import Runs
 from coordinator.dashboard.watch import Watch
-from ppfl.errors import CertificateError, SettingsError
+from ppfl.errors import CertificateError, RunError, SettingsError
 from ppfl.running import require_free_port
 
 _GRACE_S = 1  # for answers that are being given when the dashboard is told to end
@@ -98,8 +98,11 @@ def serve_dashboard(place: DashboardPlace, *, began: Callable[[], None]) -> None
         log_config=None,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    server = _Server(config, watch)
     with suppress(KeyboardInterrupt):  # raised once more when all has ended
-        _Server(config, watch).run()
+        server.run()
+    if not server.started:
+        raise RunError("the dashboard did not start; its log says why")
 
 
 class _Server(uvicorn.Server):

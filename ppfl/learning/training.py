@@ -44,8 +44,7 @@ class TrainingResult:
 
     ``loss`` is the mean over the images of the last epoch, or of all steps if there are fewer, in
     nats; ``images`` is the site's number of images; ``rates`` is the sum of the steps' learning
-    rates;
-    ``seconds`` is wall time.
+    rates; ``seconds`` is wall time.
     """
 
     loss: float

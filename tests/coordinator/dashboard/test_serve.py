@@ -21,6 +21,7 @@ from ppfl.errors import (
     KeyAccessError,
     KeyFileError,
     PortInUseError,
+    RunError,
     SettingsError,
 )
 from tests.coordinator.certificates import write_certificates
@@ -32,7 +33,12 @@ from tests.deployed import free_port
 def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What uvicorn would be told to serve."""
     calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self: calls.append(vars(self.config)))
+
+    def run(server: uvicorn.Server) -> None:
+        server.started = True
+        calls.append(vars(server.config))
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
     return calls
 
 
@@ -100,6 +106,14 @@ def test_a_port_in_use_is_said_before_anything_is_served(
     with socket.create_server(("127.0.0.1", place.port)), pytest.raises(PortInUseError):
         _serve(place)
     assert served == []
+
+
+def test_a_server_that_does_not_start_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _: None)
+    with pytest.raises(RunError, match="did not start"):
+        _serve(_place(tmp_path))
 
 
 def test_to_end_it_while_a_page_is_open_is_no_error(tmp_path: Path) -> None:
