@@ -19,7 +19,7 @@ from coordinator.dashboard.access import SESSION_S, Access
 from coordinator.dashboard.guard import Guard
 from coordinator.dashboard.log import Filter
 from coordinator.dashboard.metrics import Metrics
-from coordinator.dashboard.runs import LiveRun, Runs
+from coordinator.dashboard.runs import LiveRun
 from coordinator.dashboard.watch import Watch
 from ppfl.report.templates import render
 
@@ -41,7 +41,7 @@ def create_app(
         hosts: names under which it may be asked for, empty for any.
         secure: whether it is served over TLS, so that the session never goes out in the clear.
     """
-    here = _Here(watch.runs, access, watch, Metrics(watch.runs), secure)
+    here = _Here(access, watch, Metrics(watch.runs), secure)
 
     @asynccontextmanager
     async def watching(_: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +57,6 @@ def create_app(
 
 @dataclass(frozen=True, slots=True)
 class _Here:
-    runs: Runs
     access: Access
     watch: Watch
     metrics: Metrics
@@ -73,7 +72,7 @@ _This = Annotated[_Here, Depends(_here)]
 
 
 def _find(name: str, here: _This) -> LiveRun:
-    run = here.runs.get(name)
+    run = here.watch.runs.get(name)
     if run is None:
         raise HTTPException(404, "There is no such run.")
     return run
@@ -112,14 +111,15 @@ def _log_out(here: _This) -> Response:
 
 @_router.get("/")
 def _show_studies(request: Request, here: _This) -> Response:
-    if here.runs.single:
-        return RedirectResponse(request.url_for("_show_run", name=next(iter(here.runs)).name).path)
+    runs = here.watch.runs
+    if runs.single:
+        return RedirectResponse(request.url_for("_show_run", name=next(iter(runs)).name).path)
     return _page("studies.html.j2")
 
 
 @_router.get("/runs/{name:path}")
 def _show_run(run: _Run, here: _This) -> HTMLResponse:
-    return _page("run.html.j2", name=run.name, single=here.runs.single)
+    return _page("run.html.j2", name=run.name, single=here.watch.runs.single)
 
 
 @_router.get("/log/{name:path}")
@@ -162,7 +162,7 @@ async def _follow_run(
 async def _follow_studies(here: _This) -> AsyncIterator[ServerSentEvent]:
     before: list[dict[str, Any]] | None = None
     async for _ in here.watch.looks():
-        rows = [run.to_overview() for run in here.runs]
+        rows = [run.to_overview() for run in here.watch.runs]
         if rows != before:
             before = rows
             yield ServerSentEvent(data=rows)

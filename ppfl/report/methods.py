@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from ppfl.errors import RunError
 from ppfl.report.estimate import Estimate
 from ppfl.report.templates import render
+from ppfl.report.training import local_work
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,8 +159,8 @@ def _row(cells: Sequence[CellResult]) -> MethodRow:
 
 
 def _training(figures: CellFigures) -> str:
-    between = f"{figures.local_steps} steps" if figures.local_steps else str(figures.local_epochs)
-    return f"{figures.size} px, {figures.rounds} × {between}"
+    work = local_work(figures.local_epochs, figures.local_steps)
+    return f"{figures.size} px, {figures.rounds} × {work}"
 
 
 def _over_seeds(estimates: Sequence[Estimate]) -> str:

@@ -38,17 +38,20 @@ def _network(study: Study) -> Iterator[str]:
         )
 
 
+def local_work(epochs: int, steps: int) -> str:
+    """What a site trains in a round: some steps, or where there are none, epochs."""
+    count, unit = (steps, "step") if steps else (epochs, "epoch")
+    return f"{count} local {unit}{'s' * (count > 1)}"
+
+
 def _at_site(training: TrainingOptions) -> Iterator[str]:
-    count, unit = training.local_epochs, "local epoch"
-    if training.local_steps:
-        count, unit = training.local_steps, "local step"
-    between = f"{count} {unit}{'s' * (count > 1)}"
+    work = local_work(training.local_epochs, training.local_steps)
     extras = [
         ", classes weighted against imbalance" * training.class_weighting,
         ", with augmentation" * training.augmentation,
     ]
     yield (
-        f"{training.rounds} rounds of {between}, batches of "
+        f"{training.rounds} rounds of {work}, batches of "
         f"{training.batch_size}, learning rate {training.learning_rate:g}, weight decay "
         f"{training.weight_decay:g}{''.join(extras)}."
     )

@@ -307,6 +307,15 @@ def _result(method: str, right: str, **changes: Any) -> CellResult:
     return result.model_copy(update=changes)
 
 
+@pytest.mark.parametrize(("steps", "told"), [(0, "1 local epoch"), (2, "2 local steps")])
+def test_a_row_says_epochs_or_steps(steps: int, told: str) -> None:
+    result = _result("fedavg", "10")
+    assert result.figures
+    figures = result.figures.model_copy(update={"local_steps": steps})
+    (row,) = method_rows([result.model_copy(update={"figures": figures})])
+    assert row.training == f"64 px, 1 × {told}"
+
+
 def test_findings_say_what_intervals_exclude_and_no_more() -> None:
     half = "10" * 20
     better, slightly = "1" * 38 + "00", "11" + half[2:]
