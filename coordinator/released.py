@@ -1,4 +1,4 @@
-"""What the sites released in the clear, recorded when they agree."""
+"""What the sites released in the clear, recorded as far as more than half of them agree."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ppfl.federation.journal import (
     MeanXRaysReleased,
     MetricsReleased,
 )
+from ppfl.learning.released_counts import ReleasedCounts
 from ppfl.settings import Study
 from ppfl.xray.pictures import to_png
 from sites.requests import Answer, ReleasedSplit
@@ -33,8 +34,33 @@ class Released:
         self._mean_xrays: dict[str, str] = {}
         self._images: dict[str, str] = {}
 
+    def check(self, answer: Answer, *, after: int, final: bool = False) -> None:
+        """Whether an answer tells what it may, before anything of it is used.
+
+        Args:
+            answer: a site's, whose figures have the form that ``ClearPart`` demands.
+            after: of the model after how many rounds the sites were asked for figures.
+            final: whether that is the final one, which is tested, too.
+
+        Raises:
+            MalformedMessageError: it tells of another model, split or class.
+        """
+        if (answer.released or answer.model_sha256) and answer.released_round != after:
+            raise MalformedMessageError("figures of another round than asked for")
+        classes = len(self._study.classes)
+        for split, metrics in answer.released.items():
+            if split != "validation" and not final:
+                raise MalformedMessageError(f"{split} metrics before the final model")
+            confusion, counts = metrics["confusion"], metrics.get("counts")
+            named = not metrics["classes"] or set(metrics["classes"]) == set(self._study.classes)
+            square = not confusion or {len(confusion), *map(len, confusion)} == {classes}
+            if not (named and square):
+                raise MalformedMessageError("metrics of other classes than the study's")
+            if counts and len(ReleasedCounts.from_dict(counts).confusion) != classes:
+                raise MalformedMessageError("counts of other classes than the study's")
+
     def note(self, site: str, answer: Answer) -> None:
-        """Keep what one answer says."""
+        """Keep what one checked answer says."""
         if answer.model_sha256:
             self._models[answer.released_round + 1][site] = answer.model_sha256
         for split, metrics in answer.released.items():
@@ -48,13 +74,15 @@ class Released:
         for (number, split), by_site in sorted(self._metrics.items()):
             what = f"the {split} metrics after round {number}"
             text, agreeing = self._settle(number, "metrics-disagree", what, by_site)
+            if not agreeing:
+                continue
             metrics = json.loads(text)
             self._journal.write(
                 MetricsReleased(
                     round=number,
                     split=split,
                     sites=agreeing,
-                    counts=metrics.pop("counts", {}),
+                    counts=metrics.pop("counts", None) or {},
                     metrics=metrics,
                 )
             )
@@ -63,9 +91,10 @@ class Released:
             self._settle(number, "model-disagrees", what, digests)
         if self._images:
             text, agreeing = self._settle(0, "images-disagree", "their images", self._images)
-            told = json.loads(text)
-            images = {name: told[name] for name in self._study.classes if name in told}
-            self._journal.write(ImagesReleased(sites=agreeing, images=images))
+            if agreeing:
+                told = json.loads(text)
+                images = {name: told[name] for name in self._study.classes if name in told}
+                self._journal.write(ImagesReleased(sites=agreeing, images=images))
         self._metrics.clear()
         self._models.clear()
         self._images.clear()
@@ -87,6 +116,8 @@ class Released:
         if not self._mean_xrays:
             return
         text, agreeing = self._settle(0, "mean-xrays-disagree", "the mean X-rays", self._mean_xrays)
+        if not agreeing:
+            return
         told = json.loads(text)
         pictures = {
             name: b64encode(self._picture(told, name)).decode()
@@ -108,7 +139,10 @@ class Released:
     def _settle(
         self, number: int, code: AlarmCode, what: str, by_site: dict[str, str]
     ) -> tuple[str, tuple[str, ...]]:
-        """What most sites told, and which do; an alarm if not all do."""
+        """What most sites told, and which do; an alarm if not all do.
+
+        No site is named where none has more than half of them behind it.
+        """
         groups: dict[str, list[str]] = defaultdict(list)
         for site, told in by_site.items():
             groups[told].append(site)
@@ -117,4 +151,5 @@ class Released:
             sentence = f"the sites disagree about {what}: {parts}"
             self._journal.write(Alarm(round=number, code=code, sentence=sentence))
         text = max(groups, key=lambda told: len(groups[told]))
-        return text, tuple(groups[text])
+        agreeing = groups[text]
+        return text, tuple(agreeing) if 2 * len(agreeing) > len(by_site) else ()

@@ -295,7 +295,12 @@ class Coordinator:
                 models.append(answered.answer.model_sha256)
         content = self._request(number, total=self._total_of(aggregation))
         for answered in self._roster.ask("query.release", nodes, content, number):
-            self._released.note(answered.site, answered.answer)
+            try:
+                self._released.check(answered.answer, after=self._done, final=True)
+            except MalformedMessageError as error:
+                self._leave_out(answered, number, error)
+            else:
+                self._released.note(answered.site, answered.answer)
         self._released.publish()
         self.journal.write(
             StudyClosed(
@@ -350,6 +355,7 @@ class Coordinator:
     def _accept(self, aggregation: Aggregation, answered: Answered, number: int) -> bool:
         """Whether an answer went into the total; if not, the journal says why."""
         try:
+            self._released.check(answered.answer, after=number - 2)
             aggregation.accept(answered.site, answered.answer.sealed)
         except PpflError as error:
             self._leave_out(answered, number, error)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ppfl.federation.released import ReleasedTable
 from ppfl.settings import Name, Sha256
 from sites.requests import Answer, ReleasedSplit
 
@@ -16,7 +17,7 @@ class ClearPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     site: Name
-    released: dict[ReleasedSplit, dict[str, Any]]
+    released: dict[ReleasedSplit, ReleasedTable]
     released_round: int
     model_sha256: Sha256
     mean_xrays: dict[str, str]

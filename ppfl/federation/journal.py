@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ppfl.federation.released import FiguresTable
+
 JOURNAL_VERSION: Literal[2] = 2
 
 AlarmCode = Literal[
@@ -155,7 +157,7 @@ class MetricsReleased(Event):
     round: int
     split: Literal["validation", "test", "personal"]
     sites: tuple[str, ...]
-    metrics: dict[str, Any]
+    metrics: FiguresTable
     counts: dict[str, Any] = Field(
         default_factory=dict,
         description="of the final model: `confusion`, `scores` and `calibration`, their bins "

@@ -9,12 +9,14 @@ import pytest
 
 from ppfl.errors import RunError
 from ppfl.federation import Opened
+from ppfl.learning.metrics import compute_metrics
 from sites.kept_answer import KeptAnswer, task_digest
 from sites.requests import Answer, Request
+from tests.report.runs import CLASSES, evaluated
 
 _ANSWER = Answer(
     sealed=b"sealed\nvector",
-    released={"validation": {"accuracy": 0.5, "confusion": [[1, 0], [1, 0]]}},
+    released={"validation": compute_metrics(evaluated(30), CLASSES).to_dict()},
     released_round=1,
     model_sha256="ab" * 32,
     seconds={"open": 0.5},

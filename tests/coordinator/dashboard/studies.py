@@ -80,12 +80,13 @@ def released(
         name: {"auroc": figure, "images": 100, "sensitivity": figure, "specificity": figure}
         for name in labels
     }
-    metrics = {"accuracy": figure, "macro_auroc": figure, "loss": 1 - figure, "images": 300}
+    metrics = {"accuracy": figure, "balanced_accuracy": figure, "macro_auroc": figure}
+    metrics |= dict.fromkeys(("ece", "brier", "loss"), 1 - figure)
     return MetricsReleased(
         round=number,
         split=split,  # type: ignore[arg-type]
         sites=tuple(sites),
-        metrics=metrics | {"classes": classes},
+        metrics=metrics | {"classes": classes, "images": 300, "confusion": []},
     )
 
 

@@ -26,7 +26,8 @@ _TOP = Path(__file__).parents[3]
 _PAGE = (_TOP / "docs" / "dashboard.md").read_text(encoding="utf-8")
 _BEARER = {"authorization": f"Bearer {TOKEN}"}
 _INSIDE = ("harbour", "valley")
-_FIGURES = dict.fromkeys(CURVES, 0.5)
+_FIGURES = dict.fromkeys(CURVES, 0.5) | {"images": 7, "confusion": []}
+_OF_CLASS = dict.fromkeys(CLASS_CURVES, 0.25) | {"images": 3}
 _EVENTS = (
     *list(study(rounds=2))[:-3],
     RoundStarted(round=3, sites=SITES),
@@ -39,8 +40,7 @@ _EVENTS = (
         round=3,
         split="validation",
         sites=_INSIDE,
-        metrics=_FIGURES
-        | {"loss": None, "classes": {name: dict.fromkeys(CLASS_CURVES, 0.25) for name in CLASSES}},
+        metrics=_FIGURES | {"loss": None, "classes": dict.fromkeys(CLASSES, _OF_CLASS)},
     ),
 )
 
