@@ -121,6 +121,7 @@ class _Journal:
     def __init__(self, path: Path, *, keeps_vectors: bool) -> None:
         self._path, self._keeps_vectors = path, keeps_vectors
         self.started: StudyStarted | None = None
+        self._run = ""  # the last one
         self.runs: set[str] = set()
         self.closed: dict[int, _Closed] = {}  # by round, as it ended
         self.records: set[str] = set()
@@ -161,7 +162,12 @@ class _Journal:
         if self.started is None:
             found.findings.append(f"{self._path}: does not say which study began")
         else:
-            found.run, found.study = self.started.run, self.started.study
+            found.run, found.study = self._run, self.started.study
+            if len(self.runs) > 1:
+                found.notes.append(
+                    f"the study began anew {len(self.runs) - 1} times; what left is told of all "
+                    "runs together, the rest of the last"
+                )
             keys = {"the coordinator": self.started.journal_key} | self.started.site_keys
             found.keys = {name: key_fingerprint(key) for name, key in keys.items()}
         found.notes += self._notes(chain, last)
@@ -203,6 +209,7 @@ class _Journal:
 
     def _start(self, event: StudyStarted) -> Iterator[str]:
         first = self.started = self.started or event
+        self._run = event.run
         self.runs.add(event.run)
         self._shown = self.closed.get(event.resumed_after)
         self._shown_raw = self.reread(self._shown) if self._shown else b""
@@ -319,6 +326,12 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
         found.findings.append(
             f"site {site.name}: a vector was added that, by its own journal, never left it "
             f"({digest[:16]}…)"
+        )
+    if site.released and not journal.model:
+        found.findings.append(
+            f"site {site.name}: has told the final figures, but the journal does not say that the "
+            "study closed: its end was cut off (or the run was killed in its last seconds; going "
+            "on with it mends that)"
         )
     if site.models and journal.model and journal.model not in site.models:
         found.findings.append(f"site {site.name}: keeps another model than the journal names")

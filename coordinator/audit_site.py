@@ -19,6 +19,7 @@ from ppfl.federation.journal import (
 )
 from ppfl.federation.journal_file import read_lines
 from ppfl.settings import SiteFile
+from sites.leaving import METRICS
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class Departures:
 class SiteAudit:
     """A site's keys, the records that it was shown, and what left it.
 
+    ``released`` is whether it told the final figures, after which nothing leaves it.
     ``witnessed`` and ``disputed`` are of (round, digest of the line or reason), ``sent`` the
     digests of the vectors that left it.
     """
@@ -73,6 +75,7 @@ class SiteAudit:
     disputed: list[tuple[int, str]] = field(default_factory=list)
     left: Departures = field(default_factory=lambda: Departures("site"))
     sent: set[str] = field(default_factory=set)
+    released: bool = False
     findings: list[str] = field(default_factory=list)
 
 
@@ -105,6 +108,8 @@ def _note(found: SiteAudit, event: object, runs: Set[str]) -> None:
     match event:
         case LeftHospital(run=run) if run in runs:
             found.left.add(event.round, event.items)
+            sealed = any(item.sha256 for item in event.items)
+            found.released |= not sealed and any(item.what == METRICS for item in event.items)
             found.sent |= {item.sha256 for item in event.items}
         case RecordWitnessed(run=run) if run in runs:
             digest = hashlib.sha256(event.record.encode()).hexdigest()

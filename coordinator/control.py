@@ -14,6 +14,7 @@ from flwr.proto.control_pb2 import (
     ListRunsRequest,
     RegisterNodeRequest,
     StartRunRequest,
+    StopRunRequest,
 )
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -55,6 +56,20 @@ class Control:
             (key,) = read_node_keys([line])
             with _telling(f"register site {name}", but=_KNOWN):
                 self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+
+    def stop_unfinished(self) -> list[int]:
+        """Stop every run that has not ended, such as one that nobody took up yet; their numbers.
+
+        Raises:
+            RunError: SuperLink does not answer.
+        """
+        with _telling("list its runs"):
+            runs = self._client.ListRuns(ListRunsRequest()).run_dict
+        left = [run for run, told in runs.items() if told.status.status != "finished"]
+        for run in left:
+            with _telling(f"stop run {run}"):
+                self._client.StopRun(StopRunRequest(run_id=run))
+        return left
 
     def start_run(self, bundle: bytes) -> int:
         """Start a run of the Flower app in a FAB; its number.

@@ -11,6 +11,7 @@ from coordinator.folder import COORDINATOR_FILE, check_study, node_keys
 from coordinator.status import read_progress
 from ppfl.crypto import read_public_key
 from ppfl.crypto.certificates import certificate_fingerprint, check_server, read_expiry
+from ppfl.crypto.signing import key_fingerprint, read_signing_key
 from ppfl.crypto.textfile import require_private
 from ppfl.errors import KitError, ModelError, PpflError
 from ppfl.federation.cards import grouped
@@ -43,6 +44,7 @@ def examine_coordinator(folder: Path) -> Iterator[Finding]:
     ):
         yield from examine_one(what, partial(_expiry, what, path, renew))
     yield _clock()
+    yield from examine_one("record", lambda: _record(settings))
     complete = list(examine_one("study", lambda: _study(settings)))
     yield from complete
     yield from _ports(settings, folder.resolve() / "flower")
@@ -73,6 +75,10 @@ def _certificates(settings: CoordinatorFile) -> str:
     )
     whose = grouped(certificate_fingerprint(authority))
     return f"for {settings.host}, of the authority {whose}"
+
+
+def _record(settings: CoordinatorFile) -> str:
+    return f"signed by {key_fingerprint(read_signing_key(settings.journal_key).public)}"
 
 
 def _clock() -> Finding:

@@ -190,8 +190,10 @@ def prepare_run(settings: CoordinatorFile) -> Path:
 
     Raises:
         PpflError: as ``check_study`` does.
+        KeyMaterialError: the key that signs the run's record cannot be used.
     """
     check_study(settings)
+    read_signing_key(settings.journal_key)
     settings.run.mkdir(exist_ok=True, mode=0o700)
     SiteKeys(keys=node_keys(settings)).write(settings.run / SITE_KEYS)
     for name, source in {

@@ -48,6 +48,7 @@ from ppfl.federation.journal import (
 )
 from ppfl.federation.site_keys import JOURNAL_KEY
 from ppfl.federation.xray_sums import XRaySums
+from ppfl.files import lock_file
 from ppfl.learning.files import load_model
 from ppfl.learning.models import shared_names
 from ppfl.settings import Study
@@ -98,6 +99,7 @@ class Coordinator:
         journal_key: Path | None = None,
     ) -> None:
         self.study = Study.read(folder / "study.toml")
+        self._folder = folder
         self._signer = read_signing_key(journal_key or folder / JOURNAL_KEY)
         self.journal = Journal(folder / "journal.jsonl", signer=self._signer)
         self._records = Records(folder, self.study, self.journal)
@@ -126,8 +128,12 @@ class Coordinator:
         Raises:
             QuorumError: too few sites connected, enrolled or answered; the checkpoint stays.
             SpoiledTotalError: the sites refuse a total; the checkpoint before it stays, too.
-            RunError: there is no checkpoint to resume from, or the disk is full.
+            RunError: another process runs it in this folder, or the disk is full.
         """
+        with lock_file(self._folder / ".lock"):  # two would close rounds twice
+            self._run_alone(resume=resume)
+
+    def _run_alone(self, *, resume: bool) -> None:
         started = time.monotonic()
         try:
             if resume and self._checkpoint_file.exists():

@@ -193,7 +193,8 @@ class _Study:
         self._place, self._end_server_app = place, end_server_app
         self._control: Control | None = None
         self._run, self._next = 0, 0.0
-        self._complete = self._times = 0
+        self._journal = place.run / "journal.jsonl"
+        self._complete = self._times = self._told = 0
 
     def is_closed(self) -> bool:
         """Whether the study has come to its end; on the way there, take it a step further."""
@@ -231,6 +232,9 @@ class _Study:
             return self._control.has_finished(self._run)
         if _is_closed(self._place.run):
             return True
+        if left := self._control.stop_unfinished():  # else two would go on with one study
+            _log.warning("runs of before are stopped: %s", ", ".join(map(str, left)))
+        self._told = _bytes(self._journal)
         self._run = self._control.start_run(app_bundle())
         _log.info("run %d has started", self._run)
         return False
@@ -252,12 +256,13 @@ class _Study:
         Raises:
             PpflError: it is not.
         """
-        journal = self._place.run / "journal.jsonl"
-        complete = sum(1 for _ in read_events(journal, RoundClosed))
+        complete = sum(1 for _ in read_events(self._journal, RoundClosed))
         self._times = self._times + 1 if complete == self._complete else 1
         self._complete = complete
         why, first_s = "its process was lost", _LOST_AGAIN_S
-        if isinstance(failed := read_last_event(journal), StudyFailed):
+        failed = read_last_event(self._journal)
+        # what stood there before is of an earlier run, and may have been mended since
+        if isinstance(failed, StudyFailed) and _bytes(self._journal) > self._told:
             why = failed.sentence
             if failed.code == QuorumError.code:
                 first_s = _AGAIN_S  # sites come back
@@ -280,6 +285,10 @@ def _listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _is_closed(run: Path) -> bool:

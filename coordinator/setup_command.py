@@ -75,9 +75,12 @@ def write_site_kits(
 def renew_server(folder: _Folder, days: _Days = 825, as_json: AsJson = False) -> None:
     """Issue the coordinator's certificate anew; the sites need nothing new.
 
+    A coordinator that is running takes it up when it is started again.
+
     Example: ppfl coordinator renew coordinator
     """
     renew_certificate(folder, days=days)
+    typer.echo("A coordinator that is running: stop it and start it again", err=True)
     print_result({"certificate_days": days}, as_json=as_json)
 
 

@@ -1,10 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files by which processes keep each other out."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
+
+from ppfl.errors import RunError
 
 
 def replace_private(path: Path, pieces: Iterable[bytes]) -> None:
@@ -27,3 +31,18 @@ def replace_private(path: Path, pieces: Iterable[bytes]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def lock_file(path: Path) -> IO[bytes]:
+    """A file that is held until it is closed, or its process ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RunError(f"{path.parent} is in use: its programs are running already") from None
+    return file

@@ -9,7 +9,6 @@ would stay.)
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -23,11 +22,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 import psutil
 
-from ppfl.errors import DiskFullError, RunError, kind_of
+from ppfl.errors import DiskFullError, kind_of
+from ppfl.files import lock_file
 from ppfl.log_files import BoundedLog
 from ppfl.running import require_free_port
 
@@ -80,7 +79,7 @@ class Supervisor:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder, self._ports = folder, ports
-        self._lock = _lock(folder / "lock")
+        self._lock = lock_file(folder / "lock")
         self._mark = secrets.token_hex(16)
         self._children = [_Child(program, folder, self._mark) for program in programs]
         self._guard: subprocess.Popen[bytes] | None = None
@@ -262,16 +261,6 @@ class _Child:
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Whether it has ended; it stays a zombie, so that its number still means its group."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _lock(path: Path) -> IO[bytes]:
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise RunError(f"{path.parent} is in use: its programs are running already") from None
-    return file
 
 
 @contextmanager

@@ -119,7 +119,11 @@ def _seal(place: Path, data: Path, study: Study, key: PrivateKey | None) -> Path
         sources, place / "vault", VaultKey(key.public), ledger=place / "vault.jsonl"
     )
     if report.failures:
-        raise DataError(report.failures[0].reason)
+        first = report.failures[0]
+        raise DataError(
+            f"{first.path}: {first.reason} (one of {len(report.failures)} that cannot be sealed)",
+            hint=first.hint,
+        )
     return Path("vault")
 
 

@@ -8,6 +8,9 @@ import json
 from ppfl.federation.journal import LeftItem
 from sites.requests import Answer
 
+METRICS = "metrics of the whole federation"
+"""The item that a site's answers have, and its last one without a sealed vector beside it."""
+
 
 def left_items(answer: Answer, *, sealed: str, protection: str) -> tuple[LeftItem, ...]:
     """All that an answer tells; ``sealed`` says what its vector is, ``protection`` how it is kept.
@@ -19,7 +22,7 @@ def left_items(answer: Answer, *, sealed: str, protection: str) -> tuple[LeftIte
         size, digest = len(answer.sealed), hashlib.sha256(answer.sealed).hexdigest()
         items.append(LeftItem(what=sealed, protection=protection, bytes=size, sha256=digest))
     for what, value in (
-        ("metrics of the whole federation", answer.released),
+        (METRICS, answer.released),
         ("images of each class of the whole federation", answer.class_images),
         ("digest of the model that the sites opened", answer.model_sha256),
         ("mean X-rays of the whole federation", answer.mean_xrays),

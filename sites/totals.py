@@ -24,6 +24,7 @@ from ppfl.errors import (
 )
 from ppfl.federation import Opened, VectorPlan
 from ppfl.federation.xray_sums import XRaySums
+from ppfl.files import replace_private
 from ppfl.learning.files import load_model, parameters_sha256, save_model
 from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.models import (
@@ -124,9 +125,8 @@ class Totals:
                 f"another sum of X-rays was opened before; {opened.name} can be removed once all "
                 "sites have agreed to a second one"
             )
-        classes = sums.open(total)
-        opened.write_text(digest, encoding="ascii")
-        return means_to_release(self._study, classes)
+        replace_private(opened, [digest.encode()])  # first: a kill must not allow a second sum
+        return means_to_release(self._study, sums.open(total))
 
     def model(self, request: Request) -> OpenedModel:
         """The model of the round before, and what came with it.

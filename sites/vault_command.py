@@ -9,9 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +19,7 @@ from ppfl.learning.check import count_dicom
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
 from ppfl.settings import read_passphrase
 from ppfl.xray.dicom import DicomFacts
+from ppfl.xray.pictures import to_deep_png
 from ppfl.xray.vault import (
     Failure,
     VaultSource,
@@ -29,7 +28,7 @@ from ppfl.xray.vault import (
     seal_folder,
     vault_files,
 )
-from ppfl.xray.vault_file import VaultImage, VaultKey, read_fingerprint
+from ppfl.xray.vault_file import VaultKey, read_fingerprint
 
 vault = typer.Typer(no_args_is_help=True, help="Keep X-rays encrypted on disk.")
 _talk = Console(stderr=True)
@@ -60,7 +59,7 @@ def _seal(
         report = seal_folder(sources, out, vault_key, ledger=place, progress=progress)
     result: dict[str, Any] = {"sealed": report.sealed, "already": report.already}
     result |= _summarise_dicom(report.dicom, as_json=as_json)
-    _tell(result, report.failures, as_json=as_json)
+    _tell(result, report.failures, below=source, as_json=as_json)
 
 
 @vault.command("open")
@@ -72,6 +71,8 @@ def _open(
     as_json: _Json = False,
 ) -> None:
     """Decrypt a vault to PNG files and a manifest.csv. They then lie readable on the disk.
+
+    Sealed again they hold the same pixels, classes and patient groups.
 
     Example: ppfl vault open vault xrays --key private.key --passphrase-file passphrase
     """
@@ -88,13 +89,13 @@ def _open(
             else:
                 picture = out / f"{path.stem}.png"
                 try:
-                    _picture(found).save(picture)
+                    picture.write_bytes(to_deep_png(found.pixels, bits=found.bits))
                 except OSError as error:
                     picture.unlink(missing_ok=True)
                     raise DataError(f"{picture}: {error.strerror}") from None
                 records.append(ImageRecord(picture, found.label, found.group))
     write_manifest(out / "manifest.csv", records)
-    _tell({"opened": len(records)}, failures, as_json=as_json)
+    _tell({"opened": len(records)}, failures, below=folder, as_json=as_json)
 
 
 @vault.command("verify")
@@ -121,7 +122,7 @@ def _verify(
             found = check_folder(folder, VaultKey(read_public_key(key)), progress=progress)
         failures = [each for _, each in found if isinstance(each, Failure)]
     checked = "digests" if private_key else "lengths, key and ciphertexts, not the digests inside"
-    _tell({"files": total, "checked": checked}, failures, as_json=as_json)
+    _tell({"files": total, "checked": checked}, failures, below=folder, as_json=as_json)
 
 
 @vault.command("info")
@@ -141,7 +142,7 @@ def _info(
         except DataError as error:
             failures.append(Failure(path, str(error), error.hint))
     result = {"files": len(paths), "bytes": total, "keys": ", ".join(sorted(keys))}
-    _tell(result, failures, as_json=as_json)
+    _tell(result, failures, below=folder, as_json=as_json)
 
 
 def _reader(key: Path, passphrase_file: Path | None) -> VaultKey:
@@ -165,13 +166,6 @@ def _summarise_dicom(facts: Sequence[DicomFacts], *, as_json: bool) -> dict[str,
     }
 
 
-def _picture(image: VaultImage) -> Image.Image:
-    """All bits of the pixels: such a PNG sealed again holds the same."""
-    if image.bits == 8:
-        return Image.fromarray(image.pixels.astype(np.uint8))
-    return Image.fromarray(image.pixels)
-
-
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; the callable tells how many are done."""
@@ -181,14 +175,16 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def _tell(result: dict[str, Any], failures: Sequence[Failure], *, as_json: bool) -> None:
-    """Print what was done; failures make the program end with 1."""
-    for failure in failures:
-        typer.echo(f"{failure.path.name}: {failure.reason}", err=True)
+def _tell(
+    result: dict[str, Any], failures: Sequence[Failure], *, below: Path, as_json: bool
+) -> None:
+    """Print what was done; failures, by their paths below a folder, make the program end with 1."""
+    named = [{"file": _below(below, f.path), "reason": f.reason} for f in failures]
+    for failure in named:
+        typer.echo(f"{failure['file']}: {failure['reason']}", err=True)
     for hint in sorted({failure.hint for failure in failures} - {""}):
         typer.echo(f"hint: {hint}", err=True)
     if as_json:
-        named = [{"file": f.path.name, "reason": f.reason} for f in failures]
         typer.echo(json.dumps(result | {"failures": named}))
     else:
         typer.echo(", ".join(f"{name}: {value}" for name, value in result.items()))
@@ -196,3 +192,9 @@ def _tell(result: dict[str, Any], failures: Sequence[Failure], *, as_json: bool)
             typer.echo(f"failures: {len(failures)}")
     if failures:
         raise typer.Exit(1)
+
+
+def _below(folder: Path, path: Path) -> str:
+    """A path as it is below a folder, or whole if it lies elsewhere, as a table's may."""
+    folder = folder.absolute()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -198,6 +198,7 @@ _CASES: list[tuple[Callable[[Deployed, _Patch], None], str, int, str]] = [
      "others than its owner"),
     (_open_to_others("coordinator/tls/server.key"), _RUN_COORDINATOR, 23,
      "others than its owner"),
+    (_open_to_others("coordinator/journal.key"), _RUN_COORDINATOR, 23, "others than its owner"),
     (_give_away, "site run alpha", 23, "this private key belongs to"),
     (_take_node_port, "site run alpha", 46, "is in use"),
     (_take_superlink_port, _RUN_COORDINATOR, 46, "is in use"),

@@ -56,12 +56,12 @@ class Guard:
         await (refusal or self._app)(scope, receive, send_guarded)
 
     def _refuse(self, request: HTTPConnection) -> Response | None:
-        host = request.url.hostname or ""
-        if self._hosts and host not in self._hosts:
+        if self._hosts and _host_of(request) not in self._hosts:
             return PlainTextResponse("This host name is not the dashboard's.\n", 400)
         if request.scope["method"] == "POST" and not _is_own(request):
             return PlainTextResponse("This form came from another site.\n", 403)
-        if request.url.path.startswith(_OPEN) or self._admits(request):
+        # not request.url, which is put together with what the Host header says
+        if request.scope["path"].startswith(_OPEN) or self._admits(request):
             return None
         if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("/login", 303)
@@ -72,6 +72,13 @@ class Guard:
         return self._access.admits(session) or self._access.is_bearer(
             request.headers.get("authorization", "")
         )
+
+
+def _host_of(request: HTTPConnection) -> str:
+    """The name in the Host header, without its port and brackets, as it came."""
+    name, colon, port = request.headers.get("host", "").rpartition(":")
+    host = name if colon and port.isdecimal() else f"{name}{colon}{port}"
+    return host.removeprefix("[").removesuffix("]").lower()
 
 
 def _is_own(request: HTTPConnection) -> bool:

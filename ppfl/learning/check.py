@@ -46,7 +46,8 @@ class FolderReport:
     ``modes`` are pillow's names for the stored pixels. ``duplicates`` are images that look the
     same to the last pixel, whatever their files are called, and ``contradictions`` those of them
     that are filed under different classes. ``dicom`` counts what DICOM files tell beside their
-    pixels. ``warnings`` say in a sentence each what to do.
+    pixels; ``annotated`` are those that say their pixels hold text. ``warnings`` say in a sentence
+    each what to do.
     """
 
     layout: str
@@ -62,6 +63,7 @@ class FolderReport:
     contradictions: tuple[tuple[Path, ...], ...]
     unreadable: tuple[Path, ...]
     dicom: DicomReport
+    annotated: tuple[Path, ...]
     warnings: tuple[str, ...]
 
 
@@ -112,6 +114,7 @@ def check_folder(
         contradictions=_paths(same for same in copies if len({r.label for r in same}) > 1),
         unreadable=tuple(record.path for record, _ in failed),
         dicom=dicom,
+        annotated=tuple(r.path for r, look in seen if look.dicom and look.dicom.burned_in == "yes"),
         warnings=(
             *_warnings_of_labels(left_out, classes),
             *_warnings(records, [look for _, look in seen], copies),

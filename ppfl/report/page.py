@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ppfl.errors import MalformedMessageError, PpflError, RunError
 from ppfl.federation import iterate_journal, read_events
-from ppfl.federation.journal import LeftHospital, LeftItem
+from ppfl.federation.journal import LeftHospital
 from ppfl.files import replace_private
 from ppfl.learning.released_counts import SPECIFICITIES
 from ppfl.report.comparison import Comparison, read_comparison
@@ -35,6 +35,17 @@ class _Picture:
     svg: str
     alt: str
     omitted: str
+
+
+@dataclass(slots=True)
+class _Left:
+    """One kind of thing that left a site: how often, and how many bytes in all."""
+
+    site: str
+    what: str
+    protection: str
+    times: int = 0
+    bytes: int = 0
 
 
 def write_report(folder: Path, *, shortcuts: Path | None = None, with_xrays: bool = False) -> Path:
@@ -124,7 +135,7 @@ def _render(
         rounds=_some(summary.rounds, _MOST_ROWS),
         specificities=SPECIFICITIES,
         redraw_seed=REDRAW_SEED,
-        left=_left(folder),
+        left=_left(folder, summary.started.run) if summary.started else (),
         comparison=_comparison(folder, summary, notes),
         shortcuts=shortcuts.result if shortcuts else None,
         grad_cam=base64.b64encode(shortcuts.grad_cam).decode() if shortcuts and with_xrays else "",
@@ -218,13 +229,16 @@ def _comparison(folder: Path, summary: Summary, notes: list[str]) -> Comparison 
     return None
 
 
-def _left(folder: Path) -> list[LeftItem]:
-    """Each kind of thing that left the sites whose own journals lie in the run's folder."""
-    items: dict[str, LeftItem] = {}
+def _left(folder: Path, run: str) -> list[_Left]:
+    """What left in a run, by site and kind, of the sites whose own journals lie in its folder."""
+    found: dict[tuple[str, str], _Left] = {}
     for journal in sorted(folder.glob("sites/*/work/journal.jsonl")):
         for event in read_events(journal, LeftHospital):
-            items |= {item.what: item for item in event.items}
-    return list(items.values())
+            for item in event.items if event.run == run else ():
+                new = _Left(event.site, item.what, item.protection)
+                kind = found.setdefault((event.site, item.what), new)
+                kind.times, kind.bytes = kind.times + 1, kind.bytes + item.bytes
+    return list(found.values())
 
 
 def _some(rounds: Sequence[Round], most: int) -> list[Round]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from ppfl.errors import UnreadableImageError
 from ppfl.xray.dicom import DicomFacts, names_dicom, read_dicom
@@ -17,6 +18,9 @@ from ppfl.xray.dicom import DicomFacts, names_dicom, read_dicom
 # Pillow would hand an EPS file, whatever its name says, to Ghostscript.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_BITS = "Significant bits"
+"""Of `to_deep_png`: the text in a PNG that says how many of 16 bits were measured."""
+_DEEP = {str(bits) for bits in range(9, 17)}
 
 
 Equalise = Literal["none", "histogram"]
@@ -51,8 +55,8 @@ def read_pixels(path: Path, *, data: bytes | None = None) -> Picture:
 
     Colours become luminance (ITU-R 601). ``bits`` are those that the file's brightest pixel needs,
     at least 8, because such files do not say how many were measured; deeper ones than 16 are
-    scaled to 16. A DICOM file says, and is shown as `read_dicom` describes. ``data`` is what the
-    file holds, if it was read already.
+    scaled to 16. A PNG of `to_deep_png` says, and so does a DICOM file, which is shown as
+    `read_dicom` describes. ``data`` is what the file holds, if it was read already.
 
     Raises:
         UnreadableImageError: the file is missing, damaged, of another kind, has pixels that are
@@ -94,6 +98,21 @@ def to_png(pixels: NDArray[np.uint8]) -> bytes:
     """A PNG file of (height, width) 8-bit grey."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def to_deep_png(pixels: NDArray[np.uint16], *, bits: int) -> bytes:
+    """A PNG file of (height, width) grey in [0, 2**bits), which `read_pixels` reads back exactly.
+
+    More than 8 bits fill the range of 16, so that viewers show them as bright as they are.
+    """
+    file, told = io.BytesIO(), PngInfo()
+    if bits == 8:
+        Image.fromarray(pixels.astype(np.uint8)).save(file, format="PNG")
+    else:
+        told.add_text(_BITS, str(bits))
+        filled = pixels << (16 - bits) | pixels >> (2 * bits - 16)
+        Image.fromarray(filled).save(file, format="PNG", pnginfo=told)
     return file.getvalue()
 
 
@@ -152,6 +171,8 @@ def _grey(image: Image.Image) -> _Grey:
             upright = upright.convert("RGBA")
         return _Grey(np.asarray(upright.convert("L")), 8, image.mode)
     levels = np.asarray(upright)
+    if image.mode == "I;16" and (told := image.info.get(_BITS)) in _DEEP:
+        return _Grey(levels >> (16 - int(told)), int(told), image.mode)
     lowest, highest = int(levels.min()), int(levels.max())
     if lowest < 0:
         raise ValueError(f"pixels from {lowest}, below 0")

@@ -91,10 +91,11 @@ def seal_folder(
     Raises:
         DataError: the folder or the ledger cannot be written, or a disk is full, or another run
             holds one of them. What was sealed before counts: run it again.
-        VaultError: the folder holds files under another key.
+        VaultError: the folder holds files under another key, or the ledger is of another vault.
     """
     with _locked(out, ledger) as book:
         _check_key(out, key)
+        _check_ledger(out, ledger, book)
         for path in out.glob(f"*{_PART}"):
             path.unlink()  # what a killed run had begun
         report = _seal_all(sources, out, key, book, progress)
@@ -239,6 +240,17 @@ def _check_key(out: Path, key: VaultKey) -> None:
         return
 
 
+def _check_ledger(out: Path, ledger: Path, book: _Ledger) -> None:
+    """Make sure that a ledger is not of another vault: each would hide the other's changes."""
+    names = book.names
+    if names and not any((out / f"{name}{end}").exists() for name in names for end in ("", _PART)):
+        raise VaultError(
+            f"{ledger}: knows {len(names)} X-rays, none of which is in {out}",
+            hint="name this vault's own ledger with --ledger; if all its files were deleted, "
+            "remove the ledger",
+        )
+
+
 def _failure(path: Path, error: PpflError) -> Failure:
     return Failure(path, str(error).removeprefix(f"{path}: "), error.hint)
 
@@ -280,6 +292,11 @@ class _Ledger:
             except (TypeError, ValueError):
                 continue  # torn by a crash: what it announced was not yet begun
             self._lines[source] = _Line(name, digest)
+
+    @property
+    def names(self) -> set[str]:
+        """The files that X-rays are in."""
+        return {line.name for line in self._lines.values()}
 
     def find(self, source: Path) -> _Line | None:
         return self._lines.get(os.path.abspath(source))

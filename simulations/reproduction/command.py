@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ppfl.errors import SettingsError
-from ppfl.learning.sources import ImageRecord, read_records
+from ppfl.learning.sources import ImageRecord
 from ppfl.report import PAPER, RowResult, write_reproduction
+from ppfl.settings import TrainingOptions
 from ppfl.xray import write_phantoms
 from simulations.outcome import prepare_or_resume, run_to_end
 from simulations.progress import RunProgress
@@ -56,7 +57,9 @@ def reproduce(
         row.key: row_scenario(row, data=data, quick=quick, changes=changes or ()) for row in rows
     }
     first = scenarios[rows[0].key].study
-    public = choose_public(read_records(data), first["classes"], seed=first["seed"])
+    public = choose_public(data, first["classes"], seed=first["seed"])
+    for row in (*ROWS, *MORE):
+        _check_kept(row_scenario(row, data=data, quick=quick, changes=changes or ()), out / row.key)
     tasks = {row.key: _Task(row, scenarios[row.key], out / row.key, public) for row in rows}
     for _ in side_by_side(_do_row, tasks, jobs=jobs, talk=_talk):
         results = _write(out, quick=quick, public=public)
@@ -97,6 +100,26 @@ def _chosen(more: bool, only: str) -> list[Row]:
     if wanted:
         return [row for key, row in every.items() if key in wanted]
     return [*ROWS, *(MORE if more else ())]
+
+
+def _check_kept(scenario: Scenario, folder: Path) -> None:
+    """That a row which is done belongs into one table with those that are asked for now.
+
+    Raises:
+        SettingsError: it was trained otherwise.
+    """
+    kept = read_row(folder)
+    if kept is None:
+        return
+    study, training = scenario.study, TrainingOptions.model_validate(scenario.study["training"])
+    images = (tuple(study["classes"]), study["images"]["size"])
+    steps = (training.rounds, training.local_epochs, training.learning_rate)
+    of_row = (kept.classes, kept.size), (kept.rounds, kept.local_epochs, kept.learning_rate)
+    if (images, steps) != of_row:
+        raise SettingsError(
+            f"{folder}: holds a row that was trained with other settings",
+            hint="name another folder with --out, or give the same --set as for that row",
+        )
 
 
 def _draw(out: Path) -> Path:

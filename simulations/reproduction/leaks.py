@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppfl.errors import DataError
 from ppfl.learning.images import load_images
-from ppfl.learning.sources import ImageRecord
+from ppfl.learning.sources import ImageRecord, read_records
 from ppfl.report import Attack
 from ppfl.settings import SiteFile, Study
 from ppfl.xray.attacks import (
@@ -72,12 +73,15 @@ def measure_leaks(study: Study, sites: Sequence[SiteFile], public: Sequence[Imag
     return Leaks(leakage, attacks, {caption: to_png(p) for caption, p in pictures.items()})
 
 
-def choose_public(
-    records: Sequence[ImageRecord], classes: Sequence[str], *, seed: int
-) -> list[ImageRecord]:
-    """X-rays of other classes and other patients than the study's, at random; maybe none."""
-    patients = {record.group for record in records if record.label in classes}
-    others = [r for r in records if r.label not in classes and r.group not in patients]
+def choose_public(data: Path, classes: Sequence[str], *, seed: int) -> list[ImageRecord]:
+    """X-rays of other classes and other patients than the study's, at random; maybe none.
+
+    Raises:
+        DataError: the data cannot be read, or has no X-ray of the classes.
+    """
+    studied = read_records(data, classes=classes)
+    files, patients = ({getattr(r, name) for r in studied} for name in ("path", "group"))
+    others = [r for r in read_records(data) if not (r.path in files or r.group in patients)]
     order = np.random.default_rng(seed).permutation(len(others))[:_PUBLIC]
     return [others[i] for i in sorted(order)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def finish_row(row: Row, outcome: Outcome, folder: Path, public: Sequence[ImageR
     pictures.mkdir(mode=0o700, exist_ok=True)
     for number, (caption, png) in enumerate(leaks.pictures.items()):
         replace_private(pictures / f"{number} {caption}.png", [png])
-    np.savez(folder / _PREDICTIONS, **asdict(predictions))
+    predicted = BytesIO()  # it names patients
+    np.savez(predicted, **asdict(predictions))
+    replace_private(folder / _PREDICTIONS, [predicted.getvalue()])
     # last and whole: a row with this file is done
     replace_private(folder / _ROW, [result.model_dump_json(indent=1).encode()])
 

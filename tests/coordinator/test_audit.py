@@ -194,6 +194,7 @@ def test_an_end_that_was_cut_off_is_found_by_whoever_knows_more(run: Path) -> No
         told = " ".join(found.findings)
         assert ("whose record is not in the journal" in told) is (end <= second)
         assert ("was shown a record of round 2" in told) is (end <= second)
+        assert told.count("has told the final figures, but") == 3  # each site knows
     # who has the journal alone is told that it ends in the midst, and no more can be known
     found = _alone(run)
     assert not found.findings
@@ -267,6 +268,15 @@ def test_two_runs_in_one_journal_are_found(run: Path) -> None:
     study = json.loads(other)["study_fingerprint"].encode()
     _write(run, _relink([*_lines(run), other.replace(study, b"0" * 64)]))
     assert any("two runs are mixed" in finding for finding in _alone(run).findings)
+
+
+def test_that_a_study_began_anew_is_told(run: Path) -> None:
+    before = _lines(run)[0]
+    name = json.loads(before)["run"].encode()
+    _write(run, _relink([before.replace(name, b"0" * 16), *_lines(run)]))
+    found = _alone(run)
+    assert found.run == name.decode()
+    assert any("began anew 1 times" in note for note in found.notes)
 
 
 def test_a_run_that_was_killed_before_the_record_goes_on_and_is_well(

@@ -105,6 +105,7 @@ def _swap_cards(folder: Path) -> None:
         (lambda f: (f / "tls" / "server.key").chmod(0o644), "certificates", "key-access"),
         (lambda f: (f / "tls" / "ca.key").chmod(0o644), "certificates", "key-access"),
         (lambda f: (f / "tls" / "server.crt").write_text("none"), "certificate", "certificate"),
+        (lambda f: (f / "journal.key").chmod(0o644), "record", "key-access"),
         (lambda f: (f / "public.key").unlink(), "study", "key-file"),
         (_run_of_another_study, "study", "study-mismatch"),
         (lambda f: (f / "cards" / "beta.card").unlink(), "sites", "key-file"),

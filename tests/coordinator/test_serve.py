@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeRequest
+from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeRequest, StopRunRequest
 from starlette.types import Receive, Scope, Send
 
 import coordinator.serve
@@ -27,6 +27,7 @@ from ppfl.errors import (
 from ppfl.federation import Journal
 from ppfl.federation.journal import (
     INTERNAL,
+    Event,
     RoundClosed,
     RoundStarted,
     StudyClosed,
@@ -35,6 +36,10 @@ from ppfl.federation.journal import (
 from sites.flower import flower_environment, write_secret
 from tests.coordinator.certificates import openssh_line, write_certificates
 from tests.coordinator.gateway_in_threads import serving
+
+
+class _BreakOff(Protocol):
+    def __call__(self, *events: Event) -> float: ...
 
 
 class _Link:
@@ -103,6 +108,17 @@ def test_a_run_that_superlink_does_not_know_has_finished(link: tuple[_Link, Cont
     assert control.has_finished(5)
 
 
+def test_runs_that_nobody_took_up_are_stopped(link: tuple[_Link, Control]) -> None:
+    superlink, control = link
+    told = ListRunsResponse()
+    for run, status in ((5, "finished"), (6, "pending"), (7, "running")):
+        told.run_dict[run].status.status = status
+    superlink.body = told.SerializeToString()
+    assert control.stop_unfinished() == [6, 7]
+    stopped = [StopRunRequest.FromString(body).run_id for _, body in superlink.asked[1:]]
+    assert stopped == [6, 7]
+
+
 def test_a_superlink_that_is_away_is_said(tmp_path: Path) -> None:
     write_certificates(tmp_path)
     control = Control(1, tmp_path / "ca.crt")
@@ -120,6 +136,10 @@ class _Runs:
 
     def register(self, sites: dict[str, str]) -> None:
         self._do(f"register {', '.join(sites)}")
+
+    def stop_unfinished(self) -> list[int]:
+        self._do("stop others")
+        return [3]
 
     def start_run(self, _bundle: bytes) -> int:
         self._do("start")
@@ -173,7 +193,7 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     assert not place.registered.exists()
     listens[0] = True
     assert not look(2)
-    assert runs.did == ["register a, b", "start"]
+    assert runs.did == ["register a, b", "stop others", "start"]
     assert place.registered.read_text() == "key a\nkey b\n"  # now the gateway lets them connect
     coordinator_programs(place)  # a second command in the folder, which is refused after this
     assert place.registered.exists()
@@ -183,10 +203,10 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
     assert not look(2)
     runs.away, runs.finished = False, True
     assert not look(2)
-    assert runs.did[2:] == ["look", "close", "register a, b", "look", "end"]
+    assert runs.did[3:] == ["look", "close", "register a, b", "look", "end"]
     assert not look(1)
     assert not look(2)
-    assert runs.did[7:] == ["start"]
+    assert runs.did[8:] == ["stop others", "start"]
     closed = StudyClosed(rounds=1, sites=("a",), model_sha256="0" * 64, seconds=1)
     Journal(tmp_path / "journal.jsonl").write(closed)
     assert look(2)
@@ -195,11 +215,9 @@ def test_a_study_is_taken_up_again_until_it_is_closed(
 
 
 @pytest.fixture
-def breaking_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Journal, Callable[[], float]]:
-    """The journal of a study, and what lets its run break off and tells in how many seconds
-    another one is started."""
+def breaking_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, _BreakOff]:
+    """The journal of a study, and what lets its run break off after some events and tells in how
+    many seconds another one is started."""
     runs, now = _Runs(), [0.0]
     runs.finished = True
     monkeypatch.setattr(coordinator.serve, "Control", lambda *_: runs)
@@ -212,13 +230,17 @@ def breaking_off(
             now[0] += 2
             assert not study.is_closed()
 
-    def break_off() -> float:
+    journal = Journal(tmp_path / "journal.jsonl")
+
+    def break_off(*events: Event) -> float:
         look_until(1)
+        for event in events:
+            journal.write(event)
         began = now[0]
         look_until(runs.did.count("start") + 1)
         return now[0] - began
 
-    return Journal(tmp_path / "journal.jsonl"), break_off
+    return journal, break_off
 
 
 @pytest.mark.parametrize(
@@ -232,12 +254,11 @@ def breaking_off(
     ],
 )
 def test_a_study_that_cannot_be_helped_is_not_taken_up_again(
-    code: str, kind: type[PpflError], breaking_off: tuple[Journal, Callable[[], float]]
+    code: str, kind: type[PpflError], breaking_off: tuple[Journal, _BreakOff]
 ) -> None:
-    journal, break_off = breaking_off
-    journal.write(StudyFailed(round=2, code=code, sentence="it is like this"))
+    _, break_off = breaking_off
     with pytest.raises(PpflError, match="it is like this") as told:
-        break_off()
+        break_off(StudyFailed(round=2, code=code, sentence="it is like this"))
     assert type(told.value) is kind
     if kind is SpoiledTotalError:
         assert "A spoiled total" in told.value.hint
@@ -245,32 +266,40 @@ def test_a_study_that_cannot_be_helped_is_not_taken_up_again(
 
 
 def test_sites_that_are_missing_are_waited_for_ever_longer(
-    breaking_off: tuple[Journal, Callable[[], float]], caplog: pytest.LogCaptureFixture
+    breaking_off: tuple[Journal, _BreakOff], caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal, break_off = breaking_off
-    journal.write(StudyFailed(round=0, code="quorum", sentence="1 of 3 sites answered"))
-    waited = [break_off() for _ in range(3)]
+    _, break_off = breaking_off
+    failed = StudyFailed(round=0, code="quorum", sentence="1 of 3 sites answered")
+    waited = [break_off(failed) for _ in range(3)]
     assert waited == [32, 62, 122]
-    journal.write(RoundClosed(round=1, sites=("a", "b"), seconds=1, total_sha256="0" * 64))
-    journal.write(StudyFailed(round=1, code="quorum", sentence="1 of 3 sites answered"))
-    assert break_off() == 32
+    closed = RoundClosed(round=1, sites=("a", "b"), seconds=1, total_sha256="0" * 64)
+    assert break_off(closed, failed) == 32
     told = [message for message in caplog.messages if "broke off" in message]
     assert told[-1].endswith("broke off: 1 of 3 sites answered; taken up again in 30 s")
 
 
 @pytest.mark.parametrize("says_so", [False, True])
 def test_a_run_that_is_lost_again_and_again_is_given_up(
-    says_so: bool, breaking_off: tuple[Journal, Callable[[], float]]
+    says_so: bool, breaking_off: tuple[Journal, _BreakOff]
 ) -> None:
-    journal, break_off = breaking_off
-    journal.write(RoundStarted(round=1, sites=("a", "b")))
+    _, break_off = breaking_off
+    events: list[Event] = [RoundStarted(round=1, sites=("a", "b"))]
     if says_so:
-        journal.write(StudyFailed(round=0, code=INTERNAL, sentence="KeyError in a.py, line 1"))
-    waited = [break_off() for _ in range(5)]
+        events += [StudyFailed(round=0, code=INTERNAL, sentence="KeyError in a.py, line 1")]
+    waited = [break_off(*events) for _ in range(5)]
     assert waited == [4, 6, 10, 18, 34]
     why = "KeyError in a.py, line 1" if says_so else "its process was lost"
     with pytest.raises(RunError, match=f"broke off 6 times after round 0; the last time: {why}"):
-        break_off()
+        break_off(*events)
+
+
+def test_why_an_earlier_command_ended_is_not_taken_for_why_this_one_does(
+    breaking_off: tuple[Journal, _BreakOff], caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, break_off = breaking_off
+    journal.write(StudyFailed(round=2, code="disk-full", sentence="No space left on device"))
+    assert break_off() == 4  # room was made since, and then the process was lost
+    assert any("broke off: its process was lost" in message for message in caplog.messages)
 
 
 def test_superlink_listens_on_the_loopback_interface_and_asks_for_keys(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_a_sound_folder_has_no_warnings(tmp_path: Path) -> None:
         contradictions=(),
         unreadable=(),
         dicom=DicomReport(0, {}, {}, {}, {}, 0),
+        annotated=(),
         warnings=(),
     )
     assert done == list(range(1, 21))
@@ -99,6 +100,7 @@ def test_dicoms_are_counted_by_what_they_tell(tmp_path: Path) -> None:
         views={"unknown": 3},
         several_windows=3,
     )
+    assert report.annotated == (root / "COVID" / "0.dcm",)
     assert report.modes == {"DICOM": 3, "L": 20}
     assert ": 1." in warning(report, "text about the patient")
     assert ": 1." in warning(report, "do not say")

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from ppfl.errors import BrowserError, RunError
+from ppfl.federation import Journal
 from ppfl.federation.journal import (
     Alarm,
     Event,
+    LeftHospital,
+    LeftItem,
     MetricsReleased,
     SiteAnswered,
     SiteFailed,
@@ -344,3 +347,17 @@ def test_the_page_is_printed(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text("<!doctype html><p>printed")
     assert print_pdf(page).read_bytes().startswith(b"%PDF-")
+
+
+def test_what_left_is_told_by_site_and_of_this_run_alone(tmp_path: Path) -> None:
+    own = {name: tmp_path / "sites" / name / "work" for name in SITES[:2]}
+    update = LeftItem(what="sealed vector", protection="Paillier", bytes=700, sha256="0" * 64)
+    for number, (name, place) in enumerate(own.items(), start=2):
+        place.mkdir(parents=True)
+        journal = Journal(place / "journal.jsonl")
+        for run in ["another", *["0123456789abcdef"] * number]:
+            journal.write(LeftHospital(run=run, round=1, site=name, items=(update,)))
+    page = _page(tmp_path, [started(run="0123456789abcdef"), *_first_round()])
+    for number, name in enumerate(own, start=2):
+        row = f"<td>sealed vector<td>Paillier<td>{number}<td>{700 * number:,}"
+        assert f'<th scope="row">{name}{row}' in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ppfl.errors import RunError, SettingsError
-from ppfl.learning.sources import ImageRecord
+from ppfl.learning.sources import ImageRecord, write_manifest
 from simulations.main import _app
 from simulations.outcome import Predictions, prepare_or_resume
 from simulations.reproduction import command, results
@@ -87,6 +88,12 @@ def test_rows_are_trained_measured_and_shown(
     result = CliRunner().invoke(_app, [*changed, "--set", "seed=1"])
     assert isinstance(result.exception, RunError)
     assert "other settings" in str(result.exception)
+    # a new row would be subtracted from one that saw other pictures
+    other = [*changed, "--only", "f", "--set", "images.size=48"]
+    result = CliRunner().invoke(_app, other)
+    assert isinstance(result.exception, SettingsError)
+    assert "a: holds a row that was trained with other settings" in str(result.exception)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("*/*.npz")} == {0o600}
 
 
 def test_a_row_cut_off_while_it_was_prepared_begins_anew(tmp_path: Path) -> None:
@@ -97,16 +104,16 @@ def test_a_row_cut_off_while_it_was_prepared_begins_anew(tmp_path: Path) -> None
     assert (tmp_path / "a" / "study.toml").exists()
 
 
-def test_the_attacker_has_no_xray_of_a_patient_in_the_study() -> None:
-    records = [
-        ImageRecord(Path(f"{label}{i}.png"), label, f"p{i}")
-        for label, numbers in (("A", range(5)), ("B", range(10)))
-        for i in numbers
-    ]
-    chosen = choose_public(records, ["A"], seed=1)
-    assert {(record.label, record.group) for record in chosen} == {
-        ("B", f"p{i}") for i in range(5, 10)
-    }
+@pytest.mark.parametrize("spelled", ["Viral_Pneumonia", "viral pneumonia"])
+def test_the_attacker_has_no_xray_and_no_patient_of_the_study(tmp_path: Path, spelled: str) -> None:
+    records = []
+    for label, numbers in ((spelled, range(5)), ("Other", range(10))):
+        for number in numbers:
+            records.append(ImageRecord(tmp_path / f"{label}{number}.png", label, f"p{number}"))
+            records[-1].path.touch()
+    write_manifest(tmp_path / "manifest.csv", records)
+    chosen = choose_public(tmp_path, ["Viral_Pneumonia"], seed=1)
+    assert {(r.label, r.group) for r in chosen} == {("Other", f"p{i}") for i in range(5, 10)}
 
 
 def test_settings_that_are_changed_leave_a_row_what_it_is(tmp_path: Path) -> None:

@@ -217,9 +217,11 @@ def test_what_dicoms_tell_is_counted_and_no_value_is_shown(run: Path, tmp_path: 
         "sealed: 3, already: 0, DICOM: 3, with burnt-in text: 1, silent about it: 1, "
         "with identifying attributes: 3\nfailures: 2\n"
     )
-    assert "broken.png: No such file or directory" in first.stderr
-    assert "colour.dcm: in colour" in first.stderr
+    assert "Normal/broken.png: No such file or directory" in first.stderr
+    assert "Normal/colour.dcm: in colour" in first.stderr
+    assert str(tmp_path) not in first.output
     shutil.rmtree(tmp_path / "vault")
+    (tmp_path / "xrays" / ".ppfl-vault.jsonl").unlink()
     told = _ppfl(*seal, code=1)
     dicom = told["dicom"]
     assert isinstance(dicom, dict)

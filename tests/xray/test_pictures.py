@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ppfl.errors import UnreadableImageError
-from ppfl.xray.pictures import read_grey, read_pixels
+from ppfl.xray.pictures import read_grey, read_pixels, shrink, to_deep_png
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -141,3 +142,24 @@ def test_all_shades_of_eight_bits_and_of_white_is_zero(tmp_path: Path) -> None:
     levels = RAMP.astype(np.uint16) * 257
     Image.fromarray(levels).save(tmp_path / "inverse.tif", tiffinfo={262: 0})
     np.testing.assert_array_equal(read_pixels(tmp_path / "inverse.tif").pixels, 65535 - levels)
+
+
+@pytest.mark.parametrize("bits", [8, 9, 12, 16])
+def test_a_dim_picture_of_any_depth_is_read_back_exactly(tmp_path: Path, bits: int) -> None:
+    pixels = np.arange(2**bits // 3, dtype=np.uint16).reshape(1, -1)
+    path = tmp_path / "a.png"
+    path.write_bytes(to_deep_png(pixels, bits=bits))
+    back = read_pixels(path)
+    assert back.bits == bits
+    np.testing.assert_array_equal(back.pixels, pixels)
+    np.testing.assert_array_equal(grey(path), np.asarray(shrink(pixels, bits=bits)))
+    with Image.open(path) as seen:  # by any other program, as bright as it was
+        brightest = float(np.asarray(seen).max()) / (255 if bits == 8 else 65535)
+    assert brightest == pytest.approx(pixels.max() / (2**bits - 1), abs=1e-4)
+
+
+def test_a_text_that_says_nonsense_about_depth_is_passed_over(tmp_path: Path) -> None:
+    deep, told = np.array([[0, 4095]], np.uint16), PngInfo()
+    told.add_text("Significant bits", "17")
+    Image.fromarray(deep).save(tmp_path / "a.png", pnginfo=told)
+    assert read_pixels(tmp_path / "a.png").bits == 12

@@ -110,6 +110,20 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path) -> No
     assert isinstance(checked[files[1]], Failure)
 
 
+def test_a_ledger_of_another_vault_is_refused(tmp_path: Path) -> None:
+    sources, ledger = _pictures(tmp_path / "xrays"), tmp_path / "ledger"
+    _seal(tmp_path, sources)
+    # else a later change would be sealed into one of both, and the other called up to date
+    with pytest.raises(VaultError, match="knows 6 X-rays, none of which is in"):
+        seal_folder(sources, tmp_path / "other", _WRITER, ledger=ledger)
+    seal_folder(sources, tmp_path / "other", _WRITER, ledger=tmp_path / "its own")
+    with pytest.raises(VaultError, match="none of which is in"):
+        seal_folder(sources, tmp_path / "other", _WRITER, ledger=ledger)
+    for path in _inside(tmp_path / "vault")[1:]:
+        path.unlink()
+    assert _seal(tmp_path, sources) == SealReport(5, 1, ())
+
+
 @pytest.mark.parametrize("moment", ["part written", "ledger written", "file in place"])
 def test_a_run_cut_off_at_any_moment_is_made_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

@@ -1,13 +1,13 @@
 // The log: what passes the filter, the newest first; new lines come by themselves.
 
-import { byId, clock, make, plural, say } from "./page.js";
+import { address, byId, clock, make, plural, say } from "./page.js";
 
 const MOST_ROWS = 2000;
 const WAIT_MS = 250; // gathers keystrokes, and events that come together
 
 export class LogPanel {
   constructor(name) {
-    this.address = `/log/${encodeURI(name)}`;
+    this.address = `/log/${address(name)}`;
     this.form = byId("filter");
     this.rows = byId("log-rows");
     this.older = byId("older");

@@ -45,6 +45,9 @@ export function duration(seconds) {
   return hours < 48 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${Math.round(hours / 24)} days`;
 }
 
+// A run's name in an address: it may hold slashes, and what else a folder's name may.
+export const address = (name) => name.split("/").map(encodeURIComponent).join("/");
+
 export const share = (value) => (typeof value === "number" ? value.toFixed(3) : "–");
 
 export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;

@@ -2,7 +2,7 @@
 
 import { Bars, Curves, Cursor } from "./charts.js";
 import { LogPanel } from "./log.js";
-import { byId } from "./page.js";
+import { address, byId } from "./page.js";
 import { PHASES, showAlarms, showBytes, showKey, showLeft, showMetricsTable, showSites, showTest, showTimes, showTop } from "./sections.js";
 import { follow } from "./stream.js";
 
@@ -24,7 +24,7 @@ function empty() {
   return { study: {}, now: { state: "not begun" }, sites: {}, rounds: {}, validation: {}, test: {}, alarms: {}, journal: { read: 1 }, report: false };
 }
 
-follow(`/events/${encodeURI(name)}`, (message) => {
+follow(`/events/${address(name)}`, (message) => {
   if (message.reset) run = empty();
   ahead = message.time - Date.now() / 1000;
   run.journal = message.journal;
@@ -98,7 +98,7 @@ function makeCurves(classes) {
     chart("Sensitivity", unit, [], "sensitivity", { top: 1 }),
     chart("Specificity", unit, [], "specificity", { top: 1 }),
     chart("Loss", "nats", [["cross-entropy", "loss"]], ""),
-    chart("Calibration", unit, [["expected error", "ece"], ["Brier score", "brier"]], ""),
+    chart("Calibration", "share, 0 to 1; Brier score 0 to 2", [["expected error", "ece"], ["Brier score", "brier"]], ""),
   ];
   byId("curves").replaceChildren(...found.map(({ made }) => made.figure));
   return found;

@@ -1,6 +1,6 @@
 // The list of studies.
 
-import { byId, make, share, time } from "./page.js";
+import { address, byId, make, share, time } from "./page.js";
 import { follow } from "./stream.js";
 
 follow("/events", (runs) => {
@@ -12,7 +12,7 @@ follow("/events", (runs) => {
 function row(run) {
   const state = run.trouble ? "damaged" : run.state;
   const reading = run.read < 1 ? ` (read ${Math.floor(100 * run.read)} %)` : "";
-  const link = make("a", { href: `/runs/${encodeURI(run.name)}` }, run.study || run.name);
+  const link = make("a", { href: `/runs/${address(run.name)}` }, run.study || run.name);
   const where = run.study && run.study !== run.name ? make("small", {}, run.name) : "";
   return make(
     "tr",

@@ -117,7 +117,18 @@ def test_another_sites_form_and_another_name_of_this_machine_are_refused(
 ) -> None:
     other = {"sec-fetch-site": "cross-site"}
     assert reader.post("/logout", headers=other).status_code == 403
-    assert reader.get("/", headers={"host": "rebound.example"}).status_code == 400
+    # the last two are no host names, which must not make them this machine's
+    for host in ("rebound.example", "127.0.0.1.rebound.example:80", "re_bound.example", ""):
+        assert reader.get("/", headers={"host": host}).status_code == 400
+    for host in ("localhost", "LOCALHOST:8000"):
+        assert reader.get("/", headers={"host": host}).status_code == 200
+
+
+def test_a_host_header_opens_no_path_to_a_stranger(tmp_path: Path) -> None:
+    write(tmp_path / "covid", *study())
+    with closing(Client(tmp_path)) as stranger:
+        for host in ("x/login", "x/assets/", "x/login?"):
+            assert stranger.get("/log/covid", headers={"host": host}).status_code in (400, 401)
 
 
 def test_pages_load_nothing_from_elsewhere_and_have_no_inline_script_or_style() -> None:

@@ -115,6 +115,17 @@ def test_a_live_study_from_its_first_event_to_its_last(
         page.screenshot(path=shots / "closed.png", full_page=True)
 
 
+def test_a_run_may_have_any_name(page: _Page, tmp_path: Path) -> None:
+    folder = tmp_path / "50 %" / "which #1?"
+    folder.mkdir(parents=True)
+    write(folder, *study())
+    with serving(tmp_path) as address:
+        page.goto(address)
+        page.get_by_role("link", name="thorax").click()
+        _says(page, "#state", "closed")
+        _says(page, "#log-rows", "harbour")
+
+
 def test_a_page_comes_back_after_the_server_was_restarted(page: _Page, tmp_path: Path) -> None:
     port, events = free_port(), list(study())
     write(tmp_path, *events[:6])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -16,6 +16,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from prometheus_client.samples import Sample
 
+from coordinator.dashboard import reading
+from coordinator.dashboard.metrics import Metrics
+from coordinator.dashboard.runs import LiveRun, Runs
 from coordinator.dashboard.state import CLASS_CURVES, CURVES
 from ppfl.federation.journal import Alarm, MetricsReleased, RoundStarted, SiteFailed
 from ppfl.settings import CoordinatorFile
@@ -66,6 +69,21 @@ def _value(samples: list[Sample], name: str, **labels: str) -> float:
     wanted = {"run": "covid", "study": "thorax"} | labels
     (value,) = [s.value for s in samples if s.name == f"ppfl_{name}" and s.labels == wanted]
     return value
+
+
+def test_counters_wait_until_a_long_journal_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "covid", *_EVENTS)
+    monkeypatch.setattr(reading, "_READ_BYTES", 4000)
+    run = LiveRun("covid", tmp_path / "covid")
+    run.look()
+    assert 0 < run.to_figures()["journal"]["read"] < 1
+    runs = cast("Runs", [run])
+    assert b"ppfl_study_state{" not in Metrics(runs).to_page("")[0]
+    while run.look():
+        pass
+    assert b"ppfl_study_state{" in Metrics(runs).to_page("")[0]
 
 
 def test_metrics_tell_the_present_and_what_was_since_the_beginning(client: Client) -> None:
