@@ -102,7 +102,9 @@ def _study(rounds: int) -> Iterator[Event]:
         name: {"auroc": 0.91234567, "sensitivity": 0.8123, "specificity": 0.9, "images": 1234}
         for name in _CLASSES
     }
-    metrics = {"accuracy": 0.87654321, "macro_auroc": 0.91234567, "loss": 0.4, "classes": classes}
+    shares = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "brier", "loss")
+    others = {"images": 3702, "classes": classes, "confusion": []}
+    metrics = dict.fromkeys(shares, 0.87654321) | others
     for number in range(1, rounds + 1):
         yield RoundStarted(**at(number), round=number, sites=_SITES)
         for site in _SITES:
