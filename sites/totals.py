@@ -126,7 +126,7 @@ class Totals:
                 "sites have agreed to a second one"
             )
         replace_private(opened, [digest.encode()])  # first: a kill must not allow a second sum
-        return means_to_release(self._study, sums.open(total))
+        return means_to_release(sums.open(total))
 
     def model(self, request: Request) -> OpenedModel:
         """The model of the round before, and what came with it.

@@ -97,6 +97,19 @@ class Suite(ABC):
         parts = (b"".join(vector.parts[0] for vector in vectors),)
         return SealedVector(self.name, self.fingerprint, values, 1, parts)
 
+    def cut(self, vector: SealedVector, values: Sequence[int]) -> list[SealedVector]:
+        """What :meth:`join` put end to end, or a sum of such, as vectors of so many values again.
+
+        ``values`` are those of the vectors that were joined, and cover all of it.
+        """
+        found, start = [], 0
+        for count in values:
+            (width,) = self.part_bytes(count)
+            part = vector.parts[0][start : start + width]
+            found.append(SealedVector(self.name, self.fingerprint, count, vector.summands, (part,)))
+            start += width
+        return found
+
     @abstractmethod
     def open(self, vector: SealedVector) -> NDArray[np.int64]:
         """(n,) sums in [0, 2**(value_bits + headroom_bits)).

@@ -60,12 +60,12 @@ class XRaySums:
     def __init__(self, study: Study, suite: Suite) -> None:
         if not study.mean_xray_size:
             raise StudyMismatchError(f"study {study.name} makes no mean X-rays")
-        self._size, self._classes = study.mean_xray_size, len(study.classes)
+        self._study, self._size = study, study.mean_xray_size
         self.suite = suite.with_slots(
             value_bits=_PIXEL_BITS, headroom_bits=_IMAGES_BITS + study.headroom_bits
         )
         """How the sums are sealed: with room for the X-rays of all sites."""
-        shape = (self._classes,)
+        shape = (len(study.classes),)
         self._tail = VectorPlan(
             study,
             parameters={},
@@ -77,7 +77,7 @@ class XRaySums:
     @property
     def values(self) -> int:
         """Integers in a vector."""
-        return self._classes * self._piece + self._tail.values
+        return len(self._study.classes) * self._piece + self._tail.values
 
     def seal(self, xrays: Sequence[Iterable[NDArray[np.uint8]]]) -> SealedVector:
         """One site's sums.
@@ -95,22 +95,25 @@ class XRaySums:
         tail = self._tail.seal(self.suite, round_number=0, integers=integers)
         return self.suite.join([*(piece for piece, _ in pieces), tail.vector])
 
-    def open(self, total: SealedVector) -> tuple[ClassSum, ...]:
-        """The sum of each class, over the sites of a total.
+    def open(self, total: SealedVector) -> dict[str, ClassSum]:
+        """The sum of each class that the study allows to be opened, over the sites of a total.
+
+        Those are of ``release_floor`` X-rays and ``minimum_sites`` sites at least, whoever has put
+        them there. Which they are the tail says; no ciphertext of another class is decrypted.
 
         Raises:
             PpflError: as for :meth:`VectorPlan.open`.
         """
-        sums = self.suite.open(total)
-        split = self._classes * self._piece
-        integers = self._tail.read(sums[split:], round_number=0).integers
-        pixels = sums[:split].reshape(self._classes, -1)[:, : self._size**2]
-        return tuple(
-            ClassSum(int(sites), int(images), row.reshape(self._size, self._size))
-            for sites, images, row in zip(
-                integers["class_sites"], integers["class_images"], pixels, strict=True
-            )
-        )
+        lengths = [self._size**2] * len(self._study.classes)
+        *pieces, tail = self.suite.cut(total, [*lengths, self._tail.values])
+        counts = self._tail.read(self.suite.open(tail), round_number=0).integers
+        images, sites = counts["class_images"].tolist(), counts["class_sites"].tolist()
+        options, shape = self._study.federation, (self._size, self._size)
+        return {
+            name: ClassSum(sites[c], images[c], self.suite.open(pieces[c]).reshape(shape))
+            for c, name in enumerate(self._study.classes)
+            if images[c] >= options.release_floor and sites[c] >= options.minimum_sites
+        }
 
     def _add_up(self, xrays: Iterable[NDArray[np.uint8]]) -> tuple[SealedVector, int]:
         """The sealed sum of one class's X-rays, and how many they are."""

@@ -23,7 +23,7 @@ _XRays = NDArray[np.uint8]
 
 
 def _study(name: str = "s", size: int = _SIZE) -> Study:
-    federation = {"sites": ["a", "b", "c"], "mean_xray_size": size}
+    federation = {"sites": ["a", "b", "c"], "mean_xray_size": size, "release_floor": 5}
     return Study.model_validate({"name": name, "classes": ["x", "y"], "federation": federation})
 
 
@@ -48,7 +48,9 @@ def test_the_mean_is_the_mean_in_the_clear(unsafe_key: PrivateKey, name: EngineN
         wire = sealed.to_bytes()
         total = sealing.suite.add(total, sealing.suite.read(wire, values=sealing.values))
     assert total is not None
-    for c, opened in enumerate(opening.open(total)):
+    found = opening.open(total)
+    assert list(found) == ["x", "y"]
+    for c, opened in enumerate(found.values()):
         everything = np.concatenate([xrays[c] for xrays in sites]).astype(float)
         assert opened.images == len(everything)
         assert opened.sites == sum(len(xrays[c]) > 0 for xrays in sites)
@@ -77,9 +79,13 @@ def test_a_site_adds_no_more_than_there_is_room_for(
 
 
 class _Watched(GmpEngine):
-    """Counts the plaintexts it encrypts and the ciphertexts it adds."""
+    """Counts the plaintexts it encrypts and the ciphertexts it adds and decrypts."""
 
-    encrypted = added = 0
+    encrypted = added = decrypted = 0
+
+    def decrypt(self, ciphertexts: bytes) -> bytes:
+        self.decrypted += len(ciphertexts) // self.ciphertext_bytes
+        return super().decrypt(ciphertexts)
 
     def blind(self, plaintexts: bytes, randomizers: bytes) -> bytes:
         self.encrypted += self.count_plaintexts(plaintexts)
@@ -102,6 +108,30 @@ def test_every_x_ray_is_encrypted_by_itself_and_added_without_the_private_key(
     assert engine.added == (images - 1) * each
     with pytest.raises(InvalidKeyError):
         sums.open(sealed)
+
+
+@pytest.mark.parametrize(
+    ("sites", "opened"),
+    [
+        ([(3, 5), (2, 4)], ["x", "y"]),
+        ([(3, 5), (1, 4)], ["y"]),  # fewer X-rays of x than the floor
+        ([(9, 5), (0, 4)], ["y"]),  # those of x are of one site, which a drop-out may leave behind
+        ([(1, 9), (1, 0)], []),
+    ],
+)
+def test_a_sum_of_few_x_rays_or_of_one_site_is_not_even_decrypted(
+    unsafe_key: PrivateKey, sites: list[tuple[int, int]], opened: list[str]
+) -> None:
+    engine = _Watched(unsafe_key.public, unsafe_key, threads=1)
+    sums = XRaySums(_study(), PackedSuite(engine, value_bits=14, headroom_bits=2))
+    layout = sums.suite.layout  # type: ignore[attr-defined]
+    total: SealedVector | None = None
+    for counts in sites:
+        total = sums.suite.add(total, sums.seal(_draw(*counts)))
+    assert total is not None
+    assert list(sums.open(total)) == opened
+    each, tail = layout.plaintexts(_SIZE**2), layout.plaintexts(sums._tail.values)
+    assert engine.decrypted == len(opened) * each + tail
 
 
 def test_how_many_x_rays_there_are_does_not_show(unsafe_key: PrivateKey) -> None:
