@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -195,6 +196,7 @@ def _tell(
 
 
 def _below(folder: Path, path: Path) -> str:
-    """A path as it is below a folder, or whole if it lies elsewhere, as a table's may."""
-    folder = folder.absolute()
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    """A path as it is below a folder, or a table's, and whole if it lies elsewhere."""
+    top, whole = (Path(os.path.abspath(place)) for place in (folder, path))
+    top = top.parent if top.is_file() else top
+    return str(whole.relative_to(top) if whole.is_relative_to(top) else whole)

@@ -217,6 +217,10 @@ def test_what_dicoms_tell_is_counted_and_no_value_is_shown(run: Path, tmp_path: 
         "sealed: 3, already: 0, DICOM: 3, with burnt-in text: 1, silent about it: 1, "
         "with identifying attributes: 3\nfailures: 2\n"
     )
+    (tmp_path / "table.csv").write_text("path,label\nxrays/Normal/broken.png,Normal\n")
+    other = [*seal[:1], str(tmp_path / "table.csv"), str(tmp_path / "other"), *seal[3:]]
+    named = CliRunner().invoke(_app, ["vault", *other])
+    assert named.stderr.startswith("xrays/Normal/broken.png: No such file or directory")
     assert "Normal/broken.png: No such file or directory" in first.stderr
     assert "Normal/colour.dcm: in colour" in first.stderr
     assert str(tmp_path) not in first.output
