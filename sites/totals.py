@@ -125,6 +125,7 @@ class Totals:
                 f"another sum of X-rays was opened before; {opened.name} can be removed once all "
                 "sites have agreed to a second one"
             )
+        sums.check(total)  # one that is refused is not in the way of the right one
         replace_private(opened, [digest.encode()])  # first: a kill must not allow a second sum
         return means_to_release(sums.open(total))
 

@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ppfl.federation.released import FiguresTable
-
 JOURNAL_VERSION: Literal[2] = 2
 
 AlarmCode = Literal[
@@ -157,7 +155,7 @@ class MetricsReleased(Event):
     round: int
     split: Literal["validation", "test", "personal"]
     sites: tuple[str, ...]
-    metrics: FiguresTable
+    metrics: dict[str, Any]
     counts: dict[str, Any] = Field(
         default_factory=dict,
         description="of the final model: `confusion`, `scores` and `calibration`, their bins "

@@ -12,7 +12,7 @@ into which classes it put some.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -95,6 +95,14 @@ class XRaySums:
         tail = self._tail.seal(self.suite, round_number=0, integers=integers)
         return self.suite.join([*(piece for piece, _ in pieces), tail.vector])
 
+    def check(self, total: SealedVector) -> None:
+        """Whether it is a sum that the study allows to be opened; only its tail is.
+
+        Raises:
+            PpflError: as for :meth:`VectorPlan.open`.
+        """
+        self._cut(total)
+
     def open(self, total: SealedVector) -> dict[str, ClassSum]:
         """The sum of each class that the study allows to be opened, over the sites of a total.
 
@@ -104,9 +112,7 @@ class XRaySums:
         Raises:
             PpflError: as for :meth:`VectorPlan.open`.
         """
-        lengths = [self._size**2] * len(self._study.classes)
-        *pieces, tail = self.suite.cut(total, [*lengths, self._tail.values])
-        counts = self._tail.read(self.suite.open(tail), round_number=0).integers
+        pieces, counts = self._cut(total)
         images, sites = counts["class_images"].tolist(), counts["class_sites"].tolist()
         options, shape = self._study.federation, (self._size, self._size)
         return {
@@ -114,6 +120,14 @@ class XRaySums:
             for c, name in enumerate(self._study.classes)
             if images[c] >= options.release_floor and sites[c] >= options.minimum_sites
         }
+
+    def _cut(
+        self, total: SealedVector
+    ) -> tuple[list[SealedVector], Mapping[str, NDArray[np.int64]]]:
+        """The sealed sum of each class, and what the tail says."""
+        lengths = [self._size**2] * len(self._study.classes)
+        *pieces, tail = self.suite.cut(total, [*lengths, self._tail.values])
+        return pieces, self._tail.read(self.suite.open(tail), round_number=0).integers
 
     def _add_up(self, xrays: Iterable[NDArray[np.uint8]]) -> tuple[SealedVector, int]:
         """The sealed sum of one class's X-rays, and how many they are."""
