@@ -16,8 +16,8 @@ _PROGRAMS = {
     COORDINATOR: ("command", "superlink", "gateway", "superexec", "dashboard", "serverapp"),
     "site": ("command", "supernode", "superexec"),
 }
-_MOST_MB = 1.0  # a round, when noise is taken off; what grows slower 30 rounds do not show
-_SURE_MB = 3.0  # a round, with noise on top; above it the slope says nothing about the process
+MOST_MB = 1.0  # a round, when noise is taken off; what grows slower 30 rounds do not show
+SURE_MB = 3.0  # a round, with noise on top; above it the slope says nothing about the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ class Growth:
         """Why this role is not known to be flat, empty if it is or if there is no slope of it."""
         if self.slope is None or self.error is None:
             return ""
-        if self.slope - 2 * self.error > _MOST_MB:
-            return f"grows by more than {_MOST_MB:g} MB a round"
-        if self.slope + 2 * self.error > _SURE_MB:
-            return f"may grow by more than {_SURE_MB:g} MB a round: too few samples, or too noisy"
+        if self.slope - 2 * self.error > MOST_MB:
+            return f"grows by more than {MOST_MB:g} MB a round"
+        if self.slope + 2 * self.error > SURE_MB:
+            return f"may grow by more than {SURE_MB:g} MB a round: too few samples, or too noisy"
         return ""
 
 

@@ -25,7 +25,7 @@ import torch
 
 from ppfl.federation.journal import SiteAskedAgain, SiteFailed, StudyStarted
 from tests.deployed import connect
-from tests.faults.memory import Growth, Sample, growth_of, take_samples
+from tests.faults.memory import MOST_MB, SURE_MB, Growth, Sample, growth_of, take_samples
 from tests.faults.run import draft
 from tests.live.check import check_model, replay_of
 from tests.live.federation import COORDINATOR, LiveFederation, prepare
@@ -271,7 +271,9 @@ from the journal's list of contributors. {runs} runs of the ServerApp; sites wer
 Resident memory when a round was closed, of all processes that last; the slope is by least squares,
 each process with a level of its own and without its first sample, ± two standard errors. A
 process that was killed is followed by another, so there are more than run at one time; where none
-lasted long enough, there is no slope, and nothing is known of its growth.
+lasted long enough, there is no slope, and nothing is known of its growth. The command fails where
+a slope lies above {MOST_MB:g} MB a round by more than two standard errors, or may lie above
+{SURE_MB:g}.
 
 | process | seen | samples | MB | MB a round |
 |---|---|---|---|---|
