@@ -54,12 +54,13 @@ def reproduce(
     out.mkdir(parents=True, exist_ok=True)
     data = _draw(out) if data is None else data
     scenarios = {
-        row.key: row_scenario(row, data=data, quick=quick, changes=changes or ()) for row in rows
+        row.key: row_scenario(row, data=data, quick=quick, changes=changes or ())
+        for row in (*ROWS, *MORE)
     }
+    for key, scenario in scenarios.items():
+        _check_kept(scenario, out / key)
     first = scenarios[rows[0].key].study
     public = choose_public(data, first["classes"], seed=first["seed"])
-    for row in (*ROWS, *MORE):
-        _check_kept(row_scenario(row, data=data, quick=quick, changes=changes or ()), out / row.key)
     tasks = {row.key: _Task(row, scenarios[row.key], out / row.key, public) for row in rows}
     for _ in side_by_side(_do_row, tasks, jobs=jobs, talk=_talk):
         results = _write(out, quick=quick, public=public)
