@@ -68,13 +68,11 @@ def side_by_side(
         for future in as_completed(running):
             yield future.result()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
-            process.terminate()
-            process.join()
+            process.terminate()  # the pool joins them: of two that join one process, one is early
         raise
     finally:
-        pool.shutdown()
+        pool.shutdown(cancel_futures=True)
 
 
 def _cores() -> int:

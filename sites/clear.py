@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from ppfl.federation.figures import ReleasedTable
 from ppfl.settings import Name, Sha256
 from sites.requests import Answer, ReleasedSplit
-
-_Share = Annotated[float, Field(ge=0, le=1)] | None
-_Count = Annotated[int, Field(ge=0)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _ClassFigures(_Table):
-    auroc: _Share
-    sensitivity: _Share
-    specificity: _Share
-    images: _Count
-
-
-class _Counts(_Table):
-    """What ``ppfl.learning.released_counts.ReleasedCounts`` tells, by its name in the table."""
-
-    confusion: list[list[_Count]]
-    scores: list[list[list[_Count]]]
-    calibration: list[list[_Count]]
-
-
-class _Figures(_Table):
-    """What ``ppfl.learning.metrics.Metrics`` says, None for NaN."""
-
-    images: _Count
-    accuracy: _Share
-    balanced_accuracy: _Share
-    macro_auroc: _Share
-    classes: dict[str, _ClassFigures]
-    ece: _Share
-    brier: Annotated[float, Field(ge=0, le=2)] | None
-    loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    confusion: list[list[_Count]]
-    counts: _Counts | None = None
-
-
-def _are_figures(table: dict[str, Any]) -> dict[str, Any]:
-    _Figures.model_validate(table)
-    return table
-
-
-_ReleasedTable = Annotated[dict[str, Any], AfterValidator(_are_figures)]
-"""The federation's metrics of one split, ready for JSON: every figure, in its range.
-
-Those of the final model have the ``counts`` behind them.
-"""
 
 
 class ClearPart(BaseModel):
@@ -65,7 +17,7 @@ class ClearPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     site: Name
-    released: dict[ReleasedSplit, _ReleasedTable]
+    released: dict[ReleasedSplit, ReleasedTable]
     released_round: int
     model_sha256: Sha256
     mean_xrays: dict[str, str]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from ppfl.federation.figures import ReleasedCounts, ReleasedFigures
 
 JOURNAL_VERSION: Literal[2] = 2
 
@@ -155,8 +157,8 @@ class MetricsReleased(Event):
     round: int
     split: Literal["validation", "test", "personal"]
     sites: tuple[str, ...]
-    metrics: dict[str, Any]
-    counts: dict[str, Any] = Field(
+    metrics: ReleasedFigures
+    counts: ReleasedCounts = Field(
         default_factory=dict,
         description="of the final model: `confusion`, `scores` and `calibration`, their bins "
         "joined until each holds `release_floor` images",

@@ -112,10 +112,8 @@ def _render(
 ) -> str:
     notes = list(summary.notes)
     results: Results | None = None
-    personal: list[tuple[str, float | None, float | None]] = []
     try:
         results = final_results(summary)
-        personal = personal_rows(summary)
     except MalformedMessageError as error:
         notes.append(f"the released figures cannot be shown: {error}")
     study, why = study_of_run(folder, summary)
@@ -128,7 +126,7 @@ def _render(
         study=study,
         training=training_sentences(study) if study else [],
         results=results,
-        personal=personal,
+        personal=personal_rows(summary),
         notes=notes,
         pictures=_pictures(summary, results),
         phases=PHASES,

@@ -54,26 +54,21 @@ def final_results(summary: Summary) -> Results | None:
         return None
     told = summary.counts.get(split)
     counts = ReleasedCounts.from_dict(told) if told else None
-    try:
-        if int(metrics["images"]) < 1 or not 0 <= metrics["accuracy"] <= 1:
-            raise ValueError
-        for name in ("balanced_accuracy", "macro_auroc", "ece", "brier", "loss"):
-            float(metrics[name] or 0)
-        confusion = tuple(tuple(int(x) for x in row) for row in metrics["confusion"])
-        told_of = metrics["classes"]
-        # the study's order, which the matrix has; the journal's objects are sorted by name
-        names = [n for n in summary.started.classes if n in told_of] if summary.started else []
-        if len({len(told_of), len(names), len(confusion), *map(len, confusion)}) != 1:
-            raise ValueError
-        classes = tuple(
-            _of_class(name, place, told_of[name], confusion, counts)
-            for place, name in enumerate(names)
-        )
-        hits = sum(row[place] for place, row in enumerate(confusion))
-        whole = sum(map(sum, confusion))
-        accuracy = share_interval(hits, whole) if whole else None
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise MalformedMessageError(f"the {split} metrics are not those of a model") from None
+    confusion = tuple(tuple(row) for row in metrics["confusion"])
+    told_of = metrics["classes"]
+    # the study's order, which the matrix has; the journal's objects are sorted by name
+    names = [n for n in summary.started.classes if n in told_of] if summary.started else []
+    sizes = {len(told_of), len(names), len(confusion), *map(len, confusion)}
+    if counts is not None:
+        sizes.add(len(counts.confusion))
+    if metrics["accuracy"] is None or len(sizes) != 1:
+        raise MalformedMessageError(f"the {split} metrics are not those of a model")
+    classes = tuple(
+        _of_class(name, place, told_of[name], confusion, counts) for place, name in enumerate(names)
+    )
+    hits = sum(row[place] for place, row in enumerate(confusion))
+    whole = sum(map(sum, confusion))
+    accuracy = share_interval(hits, whole) if whole else None
     return Results(split, metrics, accuracy, classes, confusion, counts)
 
 
@@ -88,32 +83,17 @@ _SHOWN = {
 
 
 def personal_rows(summary: Summary) -> list[tuple[str, float | None, float | None]]:
-    """Of each figure its name, and what the study's model and the personal models come to.
-
-    Raises:
-        MalformedMessageError: what the sites released is not what it must be.
-    """
+    """Of each figure its name, and what the study's model and the personal models come to."""
     if not summary.personal:
         return []
     common, own = summary.test, summary.personal
-    try:
-        rows = [
-            (title, _number(common.get(name)), _number(own.get(name)))
-            for name, title in _SHOWN.items()
-        ]
-        classes, own_classes = common.get("classes", {}), own.get("classes", {})
-        for name in summary.started.classes if summary.started else ():
-            if name in own_classes:
-                auroc = classes.get(name, {}).get("auroc")
-                row = (_number(auroc), _number(own_classes[name].get("auroc")))
-                rows.append((f"AUROC of {name}", *row))
-    except (TypeError, ValueError, AttributeError):
-        raise MalformedMessageError("the personal metrics are not those of models") from None
+    rows = [(title, common.get(name), own[name]) for name, title in _SHOWN.items()]
+    classes, own_classes = common.get("classes", {}), own["classes"]
+    for name in summary.started.classes if summary.started else ():
+        if name in own_classes:
+            auroc = classes.get(name, {}).get("auroc")
+            rows.append((f"AUROC of {name}", auroc, own_classes[name]["auroc"]))
     return rows
-
-
-def _number(told: Any) -> float | None:
-    return None if told is None else float(told)
 
 
 def _of_class(

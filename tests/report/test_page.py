@@ -213,9 +213,24 @@ def test_what_is_withheld_by_class_is_explained(tmp_path: Path) -> None:
     assert len(re.findall("<img ", page)) == 2
 
 
-def test_garbage_in_place_of_counts_is_no_end_of_the_report(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["classes", "confusion", "accuracy", "counts"])
+def test_figures_that_do_not_fit_together_are_no_end_of_the_report(
+    changed: str, tmp_path: Path
+) -> None:
     *before, test, images, end = events()
-    garbage = test.model_copy(update={"counts": {"confusion": 1}})
+    assert isinstance(test, MetricsReleased)
+    metrics, counts = dict(test.metrics), test.counts
+    match changed:
+        case "classes":
+            metrics["classes"] = dict(list(metrics["classes"].items())[:-1])
+        case "confusion":
+            metrics["confusion"] = [[1, 2]]
+        case "accuracy":
+            metrics["accuracy"] = None
+        case "counts":
+            one = {"confusion": [[9]], "scores": [[[0, 0, 9]]], "calibration": [[0, 9, 9, 9]]}
+            counts = one
+    garbage = test.model_copy(update={"metrics": metrics, "counts": counts})
     assert "cannot be shown" in _page(tmp_path, [*before, garbage, images, end])
 
 

@@ -93,12 +93,3 @@ def test_personal_models_stand_beside_the_studys(tmp_path: Path) -> None:
     assert f'<th scope="row">accuracy<td>{common}<td>{own}</tr>' in page
     covid = [f"{one['classes']['COVID']['auroc']:.3f}" for one in metrics]
     assert f'<th scope="row">AUROC of COVID<td>{covid[0]}<td>{covid[1]}</tr>' in page
-
-
-def test_garbage_in_place_of_personal_metrics_is_no_end_of_the_report(tmp_path: Path) -> None:
-    happened = list(events())
-    personal = released(4, "personal", evaluated(600)).model_copy(update={"metrics": {"ece": []}})
-    write_run(tmp_path, [*happened[:-1], personal, happened[-1]])
-    page = write_report(tmp_path).read_text()
-    assert "cannot be shown: the personal metrics" in page
-    assert "Personal models" not in page

@@ -17,7 +17,7 @@ from coordinator.dashboard.log import Filter
 from coordinator.dashboard.runs import LiveRun, Runs
 from ppfl.errors import RunError
 from ppfl.federation.journal import SiteFailed
-from tests.coordinator.dashboard.studies import started, study, write, write_fast
+from tests.coordinator.dashboard.studies import released, started, study, write, write_fast
 
 
 def _read(run: LiveRun) -> dict[str, Any]:
@@ -87,6 +87,22 @@ def test_what_stands_before_an_event_of_another_version_is_shown(tmp_path: Path)
     assert "version 9" in found["journal"]["trouble"]
     assert found["parts"]["now"]["round"] == 1
     assert run.to_overview()["trouble"]
+
+
+@pytest.mark.parametrize("figures", [{}, {"classes": 5}, {"accuracy": 7}, {"images": "many"}])
+def test_what_stands_before_figures_that_someone_changed_is_shown(
+    figures: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = released(1).model_dump(mode="json")
+    changed["metrics"] = changed["metrics"] | figures if figures else {}
+    write(tmp_path, *list(study())[:6])
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write(json.dumps(changed) + "\n")
+    run = LiveRun("thorax", tmp_path)
+    found = _read(run)
+    assert "line 7" in found["journal"]["trouble"]
+    assert found["parts"]["now"]["round"] == 1
+    assert not found["parts"].get("validation")
 
 
 def test_a_journal_that_was_replaced_is_read_from_its_beginning(tmp_path: Path) -> None:
