@@ -22,7 +22,7 @@ from simulations.prepare import prepare
 from simulations.progress import RunProgress
 from simulations.runner import run_in_flower, run_in_process
 from simulations.scenario import read_scenario, scenario_name
-from sites.printing import tell_left_out
+from sites.printing import AsJson, tell_left_out
 
 _talk = Console(stderr=True)
 
@@ -41,7 +41,7 @@ def simulate(
     ] = "",
     hold_out: Annotated[str, typer.Option(help="a hospital that takes no part, to test on")] = "",
     actors: Annotated[int, typer.Option(help="hospitals at work at one time", min=1)] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a federation of simulated hospitals on this machine.
 

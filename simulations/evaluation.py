@@ -17,12 +17,11 @@ from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
 from ppfl.xray.pictures import read_grey
 from simulations.tables import figure_table
-from sites.printing import tell_left_out
+from sites.printing import AsJson, tell_left_out
 
 _NOTE = "A research model, not a medical device: no figure here is a diagnosis."
 
 Model = Annotated[Path, typer.Option(help="model.safetensors of a site")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 
 def evaluate_model(

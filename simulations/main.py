@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from benchmarks.command import bench
@@ -18,9 +14,8 @@ from coordinator.runs_command import runs
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from coordinator.start_command import start_coordinator
 from coordinator.status_command import show_status, stop_coordinator
-from ppfl.learning.check import check_folder
-from ppfl.settings import Study
 from simulations.command import simulate
+from simulations.data_command import data
 from simulations.doctor import doctor
 from simulations.evaluation import evaluate_model, predict_images
 from simulations.methods.command import compare_methods
@@ -33,7 +28,6 @@ from sites.setup_command import init_site, join_federation
 from sites.vault_command import vault
 
 _app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-_data = typer.Typer(no_args_is_help=True, help="Look at folders of X-rays.")
 _app.command()(simulate)
 _app.command()(bench)
 _app.command("evaluate")(evaluate_model)
@@ -46,7 +40,7 @@ _app.command("audit")(audit_run)
 _app.command("export")(export_run)
 _app.command("report")(report_run)
 _app.command("dashboard")(show_dashboard)
-_app.add_typer(_data, name="data")
+_app.add_typer(data, name="data")
 _app.add_typer(vault, name="vault")
 _app.add_typer(runs, name="runs")
 
@@ -70,20 +64,6 @@ _coordinator.command("start")(start_coordinator)
 _coordinator.command("status")(show_status)
 _coordinator.command("stop")(stop_coordinator)
 _app.add_typer(_coordinator, name="coordinator")
-
-
-@_data.command("check")
-def _check(
-    folder: Annotated[Path, typer.Argument(help="a folder or a table (CSV)")],
-    study: Annotated[Path | None, typer.Option(help="study file whose classes count")] = None,
-) -> None:
-    """Say what a folder of X-rays holds, and what of it a study would leave out.
-
-    Example: ppfl data check xrays --study study.toml
-    """
-    classes = Study.read(study).classes if study else ()
-    for name, value in asdict(check_folder(folder, classes=classes)).items():
-        typer.echo(f"{name}: {value}")
 
 
 def main() -> None:

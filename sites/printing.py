@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ppfl.errors import PpflError, exit_code_of, write_error
 from ppfl.federation.cards import grouped
@@ -77,6 +81,27 @@ def tell_left_out(data: Path, classes: Sequence[str]) -> None:
     if left_out := count_left_out(data, classes):
         labels = ", ".join(f"{label} ({images})" for label, images in left_out.items())
         typer.echo(f"{data}: left out, being of no class of the study: {labels}", err=True)
+
+
+class _Tell(Protocol):
+    def __call__(self, done: int, total: int | None = None, /) -> None: ...
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None = None) -> Iterator[_Tell]:
+    """A bar on stderr, if that is a terminal; the callable tells how many are done, and of what."""
+    talk = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=talk, disable=not talk.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+
+
+def below(folder: Path, path: Path) -> str:
+    """A path as it is below a folder, or a table's, and whole if it lies elsewhere."""
+    top, whole = (Path(os.path.abspath(place)) for place in (folder, path))
+    top = top.parent if top.is_file() else top
+    return str(whole.relative_to(top) if whole.is_relative_to(top) else whole)
 
 
 def _readable(value: Any) -> str:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ppfl.crypto import read_private_key, read_public_key
 from ppfl.errors import DataError, SettingsError
@@ -30,11 +26,10 @@ from ppfl.xray.vault import (
     vault_files,
 )
 from ppfl.xray.vault_file import VaultKey, read_fingerprint
+from sites.printing import AsJson, below, progress_bar
 
 vault = typer.Typer(no_args_is_help=True, help="Keep X-rays encrypted on disk.")
-_talk = Console(stderr=True)
 
-_Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 _Passphrase = Annotated[
     Path | None, typer.Option("--passphrase-file", help="else $PPFL_PASSPHRASE")
 ]
@@ -46,7 +41,7 @@ def _seal(
     out: Annotated[Path, typer.Argument(help="the vault, a folder")],
     key: Annotated[Path, typer.Option(help="public key file")],
     ledger: Annotated[Path | None, typer.Option(help="which X-ray is in which file")] = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Encrypt X-rays with the public key alone. Run it again whenever new ones have arrived.
 
@@ -56,11 +51,11 @@ def _seal(
     sources = [VaultSource(record.path, record.label, record.group) for record in records]
     place = ledger or (source if source.is_dir() else source.parent) / ".ppfl-vault.jsonl"
     vault_key = VaultKey(read_public_key(key))
-    with _progress("sealing", len(sources)) as progress:
+    with progress_bar("sealing", len(sources)) as progress:
         report = seal_folder(sources, out, vault_key, ledger=place, progress=progress)
     result: dict[str, Any] = {"sealed": report.sealed, "already": report.already}
     result |= _summarise_dicom(report.dicom, as_json=as_json)
-    _tell(result, report.failures, below=source, as_json=as_json)
+    _tell(result, report.failures, folder=source, as_json=as_json)
 
 
 @vault.command("open")
@@ -69,7 +64,7 @@ def _open(
     out: Annotated[Path, typer.Argument(help="a folder that does not exist yet")],
     key: Annotated[Path, typer.Option(help="private key file")],
     passphrase_file: _Passphrase = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Decrypt a vault to PNG files and a manifest.csv. They then lie readable on the disk.
 
@@ -83,7 +78,7 @@ def _open(
         raise DataError(f"{out}: exists already", hint="name a new folder")
     out.mkdir(parents=True, mode=0o700)
     records, failures = [], []
-    with _progress("opening", len(paths)) as progress:
+    with progress_bar("opening", len(paths)) as progress:
         for path, found in open_folder(folder, vault_key, progress=progress):
             if isinstance(found, Failure):
                 failures.append(found)
@@ -96,7 +91,7 @@ def _open(
                     raise DataError(f"{picture}: {error.strerror}") from None
                 records.append(ImageRecord(picture, found.label, found.group))
     write_manifest(out / "manifest.csv", records)
-    _tell({"opened": len(records)}, failures, below=folder, as_json=as_json)
+    _tell({"opened": len(records)}, failures, folder=folder, as_json=as_json)
 
 
 @vault.command("verify")
@@ -105,7 +100,7 @@ def _verify(
     key: Annotated[Path | None, typer.Option(help="public key file")] = None,
     private_key: Annotated[Path | None, typer.Option(help="to look inside as well")] = None,
     passphrase_file: _Passphrase = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for damage. The digest inside each file can be checked with the private key only.
 
@@ -115,7 +110,7 @@ def _verify(
         raise SettingsError("either --key or --private-key is needed")
     total = len(vault_files(folder))
     found: Iterable[tuple[Path, object]] = ()
-    with _progress("verifying", total) as progress:
+    with progress_bar("verifying", total) as progress:
         if private_key:
             opener = _reader(private_key, passphrase_file)
             found = open_folder(folder, opener, progress=progress)
@@ -123,12 +118,12 @@ def _verify(
             found = check_folder(folder, VaultKey(read_public_key(key)), progress=progress)
         failures = [each for _, each in found if isinstance(each, Failure)]
     checked = "digests" if private_key else "lengths, key and ciphertexts, not the digests inside"
-    _tell({"files": total, "checked": checked}, failures, below=folder, as_json=as_json)
+    _tell({"files": total, "checked": checked}, failures, folder=folder, as_json=as_json)
 
 
 @vault.command("info")
 def _info(
-    folder: Annotated[Path, typer.Argument(help="the vault")], as_json: _Json = False
+    folder: Annotated[Path, typer.Argument(help="the vault")], as_json: AsJson = False
 ) -> None:
     """Say what anyone can see of a vault: files, bytes, and under which key they are.
 
@@ -143,7 +138,7 @@ def _info(
         except DataError as error:
             failures.append(Failure(path, str(error), error.hint))
     result = {"files": len(paths), "bytes": total, "keys": ", ".join(sorted(keys))}
-    _tell(result, failures, below=folder, as_json=as_json)
+    _tell(result, failures, folder=folder, as_json=as_json)
 
 
 def _reader(key: Path, passphrase_file: Path | None) -> VaultKey:
@@ -167,20 +162,11 @@ def _summarise_dicom(facts: Sequence[DicomFacts], *, as_json: bool) -> dict[str,
     }
 
 
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; the callable tells how many are done."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_talk, disable=not _talk.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
 def _tell(
-    result: dict[str, Any], failures: Sequence[Failure], *, below: Path, as_json: bool
+    result: dict[str, Any], failures: Sequence[Failure], *, folder: Path, as_json: bool
 ) -> None:
     """Print what was done; failures, by their paths below a folder, make the program end with 1."""
-    named = [{"file": _below(below, f.path), "reason": f.reason} for f in failures]
+    named = [{"file": below(folder, f.path), "reason": f.reason} for f in failures]
     for failure in named:
         typer.echo(f"{failure['file']}: {failure['reason']}", err=True)
     for hint in sorted({failure.hint for failure in failures} - {""}):
@@ -193,10 +179,3 @@ def _tell(
             typer.echo(f"failures: {len(failures)}")
     if failures:
         raise typer.Exit(1)
-
-
-def _below(folder: Path, path: Path) -> str:
-    """A path as it is below a folder, or a table's, and whole if it lies elsewhere."""
-    top, whole = (Path(os.path.abspath(place)) for place in (folder, path))
-    top = top.parent if top.is_file() else top
-    return str(whole.relative_to(top) if whole.is_relative_to(top) else whole)

@@ -71,13 +71,13 @@ def check_folder(
     folder: Path,
     *,
     classes: Sequence[str] = (),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FolderReport:
     """A report on every image of a folder or CSV table that `read_records` can read.
 
     Every image is decoded; one that cannot be is counted, not raised. ``classes`` are those of a
     study that the folder is meant for. ``progress`` is called with the number of images done so
-    far.
+    far, and of all.
 
     Raises:
         DataError: the folder or table cannot be read, lists files that are missing, or not one
@@ -147,14 +147,14 @@ class _Look:
 
 
 def _look_at_all(
-    records: Sequence[ImageRecord], progress: Callable[[int], None] | None
+    records: Sequence[ImageRecord], progress: Callable[[int, int], None] | None
 ) -> list[_Look | UnreadableImageError]:
     looks: list[_Look | UnreadableImageError] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for look in pool.map(_look_at, (record.path for record in records)):
             looks.append(look)
             if progress:
-                progress(len(looks))
+                progress(len(looks), len(records))
     return looks
 
 

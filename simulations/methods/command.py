@@ -21,6 +21,7 @@ from simulations.methods.methods import METHODS, SCENARIOS, Method, choose_metho
 from simulations.scenario import read_scenario, scenario_name
 from simulations.side_by_side import JOBS_HELP, side_by_side
 from simulations.tables import figure_table
+from sites.printing import AsJson
 
 _talk = Console(stderr=True)
 _QUICK_METHODS = "pooled,fedavg,fedbn"
@@ -56,7 +57,7 @@ def compare_methods(
     keep_runs: Annotated[
         bool, typer.Option("--keep-runs", help="keep the folders of trainings that are done")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every method in every scenario, under encryption, and write one table.
 

@@ -25,6 +25,7 @@ from simulations.reproduction.results import compare, finish_row, read_pictures,
 from simulations.reproduction.rows import MORE, ROWS, Row, row_scenario
 from simulations.scenario import Scenario
 from simulations.side_by_side import JOBS_HELP, side_by_side
+from sites.printing import AsJson
 
 _talk = Console(stderr=True)
 _QUICK_COUNTS = {"Normal": 240, "Effusion": 240}
@@ -41,7 +42,7 @@ def reproduce(
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
     jobs: Annotated[int, typer.Option(min=0, help=JOBS_HELP)] = 0,
     out: Annotated[Path | None, typer.Option(help="what is done there is not repeated")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train and test on plain X-rays, on the vault, and on cipher images; measure what each leaks.
 

@@ -17,7 +17,7 @@ from ppfl.learning.models import get_parameters
 from ppfl.learning.study_model import StudyModel
 from ppfl.report import ShortcutsResult, write_shortcuts
 from ppfl.settings import Study
-from simulations.evaluation import AsJson, Model
+from simulations.evaluation import Model
 from simulations.shortcuts.hold_out import HeldOut
 from simulations.shortcuts.measure import (
     FEWEST,
@@ -30,6 +30,7 @@ from simulations.shortcuts.measure import (
 )
 from simulations.shortcuts.pictures import draw_pictures
 from simulations.shortcuts.xrays import read_sides
+from sites.printing import AsJson
 
 _talk = Console(stderr=True)
 _SEED = 2022

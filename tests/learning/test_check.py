@@ -32,8 +32,10 @@ def warning(report: FolderReport, words: str) -> str:
 
 
 def test_a_sound_folder_has_no_warnings(tmp_path: Path) -> None:
-    done: list[int] = []
-    report = check_folder(sound_folder(tmp_path), progress=done.append)
+    done: list[tuple[int, int]] = []
+    report = check_folder(
+        sound_folder(tmp_path), progress=lambda image, of: done.append((image, of))
+    )
     assert report == FolderReport(
         layout="one folder per class",
         classes={"COVID": 10, "Normal": 10},
@@ -51,7 +53,7 @@ def test_a_sound_folder_has_no_warnings(tmp_path: Path) -> None:
         annotated=(),
         warnings=(),
     )
-    assert done == list(range(1, 21))
+    assert done == [(image, 20) for image in range(1, 21)]
 
 
 def test_labels_outside_the_study_are_counted_and_named(tmp_path: Path) -> None:

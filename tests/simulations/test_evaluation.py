@@ -51,8 +51,8 @@ def test_commands_say_what_is_of_no_class(tmp_path: Path, model: Path) -> None:
     federation = '[federation]\nsites = ["a", "b"]\n'
     study.write_text(f'name = "s"\nclasses = ["Normal", "Nodule"]\n{federation}')
     told = _told("data", "check", str(xrays), "--study", str(study))
-    assert "left_out: {'Effusion': 2}" in told
-    assert "left_out: {}" in _told("data", "check", str(xrays))
+    assert "left out by the study: Effusion (2)" in told
+    assert "left out" not in _told("data", "check", str(xrays))
 
 
 def test_single_images_get_probabilities(tmp_path: Path, model: Path) -> None:
