@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ppfl.crypto.gmp import GmpEngine
 from ppfl.errors import KeyMismatchError, PpflError, VaultError
 from ppfl.xray import vault_file as module
 from ppfl.xray.vault_file import VaultImage, VaultKey, open_image, seal_image
+from tests.vectors.make_vault import golden_image, golden_key
 
 _KEY = generate_unsafe_key(256)
 _WRITER = VaultKey(_KEY.public)
@@ -68,6 +70,15 @@ def test_nothing_readable_is_in_the_file_and_no_two_are_alike() -> None:
     assert image.pixels.tobytes()[:8] not in first
     assert first[_HEAD:] != second[_HEAD:]
     assert len(first) == len(second)
+
+
+def test_a_file_of_version_1_is_opened_ever_after() -> None:
+    key, image = golden_key(), golden_image()
+    sealed = (Path(__file__).parents[1] / "vectors" / "golden.xray").read_bytes()
+    opened = open_image(sealed, VaultKey(key.public, key))
+    assert (opened.pixels == image.pixels).all()
+    assert (opened.bits, opened.label, opened.group) == (image.bits, image.label, image.group)
+    assert len(seal_image(image, VaultKey(key.public))) == len(sealed)
 
 
 def test_golden_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
