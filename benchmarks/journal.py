@@ -4,8 +4,8 @@
     python -m benchmarks.journal --rounds 100 --sites 10
 
 The journal is of a study that ran to its end, with digests and signatures as `ppfl audit` wants
-them, and made-up figures. Each command is a process of its own; `ppfl --help` reads no journal and
-shows what every one of them takes to start. A table in Markdown.
+them, and made-up figures. Each command is a process of its own; `ppfl --help` reads no journal,
+but loads torch, as the others do not. A table in Markdown.
 """
 
 from __future__ import annotations

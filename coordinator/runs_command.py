@@ -55,7 +55,7 @@ def list_runs(
             "" if accuracy is None else f"{accuracy:.3f}",
             f"{datetime.fromtimestamp(last).astimezone():%Y-%m-%d %H:%M}" if last else "",
         )
-    out = Console()
+    out = Console(markup=False)
     out.print(table if rows else f"{folder}: no runs", soft_wrap=not rows)
     for row in rows:
         if row["trouble"]:
@@ -74,7 +74,7 @@ def show_run(
     if as_json:
         typer.echo(json.dumps(record.summary.to_dict() | {"settings": record.settings}))
         return
-    out = Console()
+    out = Console(markup=False)
     begun = record.summary.started
     if begun:
         out.print(
@@ -112,7 +112,7 @@ def compare_runs(
         found = {"runs": named, "figures": figures, "settings": settings, "versions": versions}
         typer.echo(json.dumps(found))
         return
-    out = Console()
+    out = Console(markup=False)
     _print_side_by_side(records, figures, out)
     _print_notes(records, out)
     if settings or versions:

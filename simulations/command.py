@@ -50,8 +50,12 @@ def simulate(
     methods = read_methods(compare)
     if resume is not None:
         folder = resume
-        if hold_out:
-            raise SettingsError("--hold-out is for a new run: the sites of this one have trained")
+        new = {"--rounds": rounds, "--sites": sites, "--data": data, "--set": changes, "--out": out}
+        if given := [name for name, value in (*new.items(), ("--hold-out", hold_out)) if value]:
+            raise SettingsError(
+                f"{' and '.join(given)} cannot be given with --resume",
+                hint=f"the run in {folder} goes on with the settings that it began with",
+            )
         if not (folder / "study.toml").exists():
             raise RunError(f"{folder}: holds no run to resume")
     else:
@@ -92,7 +96,7 @@ def simulate(
 
 
 def _show(summary: Summary, comparison: Comparison | None, places: dict[str, str]) -> None:
-    out = Console()
+    out = Console(markup=False)
     print_summary(summary, out)
     if comparison:
         print_comparison(comparison, out)

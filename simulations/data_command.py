@@ -43,7 +43,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(asdict(report), default=str))
     else:
-        _show(report, folder, Console(soft_wrap=True))
+        _show(report, folder, Console(soft_wrap=True, markup=False, highlight=False))
 
 
 def _show(report: FolderReport, folder: Path, out: Console) -> None:
@@ -51,7 +51,6 @@ def _show(report: FolderReport, folder: Path, out: Console) -> None:
     out.print(
         f"{images:,} X-rays of {report.groups:,} patients or other groups, the largest of "
         f"{report.largest_group:,}; {report.layout}",
-        highlight=False,
     )
     for heading, counts in (("class", report.classes), ("site", report.sites)):
         if counts:
@@ -70,14 +69,14 @@ def _show(report: FolderReport, folder: Path, out: Console) -> None:
     }
     for name, text in lines.items():
         if text:
-            out.print(f"{name}: {text}", highlight=False)
+            out.print(f"{name}: {text}")
     _name(out, "the same picture, to the last pixel", _joined(report.duplicates, folder))
     _name(out, "of these, under two classes", _joined(report.contradictions, folder))
     _name(out, "cannot be read", [below(folder, path) for path in report.unreadable])
     _name(out, "say that text is burnt in", [below(folder, path) for path in report.annotated])
     out.print("What to do:" if report.warnings else "Nothing to mend.")
     for warning in report.warnings:
-        out.print(f"- {warning}", highlight=False)
+        out.print(f"- {warning}")
 
 
 def _dicom(told: DicomReport) -> str:
@@ -102,8 +101,8 @@ def _joined(copies: Iterable[Sequence[Path]], folder: Path) -> list[str]:
 def _name(out: Console, what: str, names: Sequence[str]) -> None:
     if not names:
         return
-    out.print(f"{what}: {len(names):,}", highlight=False)
+    out.print(f"{what}: {len(names):,}")
     for name in names[:_MOST]:
-        out.print(f"  {name}", highlight=False, markup=False)
+        out.print(f"  {name}")
     if len(names) > _MOST:
-        out.print(f"  … and {len(names) - _MOST:,} more; --json names all", highlight=False)
+        out.print(f"  … and {len(names) - _MOST:,} more; --json names all")

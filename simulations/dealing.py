@@ -77,6 +77,8 @@ def deal(scenario: Scenario, study: Study, names: list[str], folder: Path) -> di
     dealt = {name: _MANIFEST if data.data else _DRAWN for name in names}
     with _writing(folder):
         for how in data.altered:
+            if how.name == data.hold_out:  # all its labels are tested, so they stay right
+                how = how.model_copy(update={"flipped_labels": 0.0})
             place = places[how.name]
             held[how.name] = alter(held[how.name], how, study, place / "altered")
             dealt[how.name] = _MANIFEST

@@ -80,12 +80,13 @@ def predict_images(
     for answer in told:
         shares = [f"{share:.3f}" for share in answer["probabilities"].values()]
         table.add_row(answer["image"], answer["class"], *shares)
-    Console().print(table)
-    Console().print(_NOTE)
+    out = Console(markup=False)
+    out.print(table)
+    out.print(_NOTE)
 
 
 def _show_metrics(metrics: dict[str, Any], classes: tuple[str, ...]) -> None:
-    out = Console()
+    out = Console(markup=False)
     whole = {name: figure for name, figure in metrics.items() if isinstance(figure, int | float)}
     for name, figure in whole.items():
         out.print(f"{name}: {figure if isinstance(figure, int) else f'{figure:.4f}'}")

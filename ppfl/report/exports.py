@@ -116,7 +116,7 @@ class Export:
         try:
             from tensorboard.summary import Writer
         except ImportError:
-            hint = "pip install 'ppfl[tensorboard]'"
+            hint = "pip install '.[tensorboard]' in a clone of ppfl"
             raise SettingsError("the package tensorboard is not installed", hint=hint) from None
         try:
             folder.mkdir(parents=True, exist_ok=True)

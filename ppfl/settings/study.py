@@ -227,7 +227,12 @@ class FederationOptions(Section):
     """Who must take part, and how long a round may last."""
 
     sites: tuple[Name, ...] = Field(min_length=2, description="names of the sites")
-    minimum_sites: int = Field(2, ge=2, description="fewer than these end the round")
+    minimum_sites: int = Field(
+        2,
+        ge=2,
+        description="a total of fewer sites is neither made nor opened; SECURITY.md says what "
+        "that protects",
+    )
     deadline_s: float = Field(3600.0, gt=0, description="seconds after which a round is closed")
     release_floor: int = Field(
         20,

@@ -47,7 +47,7 @@ _VIEWS = frozenset({"PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO"})  # [PS3
 _COLOURS = frozenset({"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")  # in pydicom's errors: values, which may be names
 _EXPORT = "`ppfl data check` lists every such file; take them out or export them anew"
-_INSTALL = "pip install 'ppfl[dicom]' brings more decoders; or export the file uncompressed"
+_INSTALL = "pip install '.[dicom]' in a clone of ppfl brings decoders; or export it uncompressed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ def train_pooled(
 ) -> Baseline:
     """The model of all sites' X-rays in one place: as many passes over each as in the federation.
 
-    So it takes as many steps as all sites together. Its seed is that of the first site.
+    So it takes as many steps as all sites together, also where the study counts steps and not
+    passes. Its seed is that of the first site.
 
     In a folder ``shared`` it is kept for all studies that train alike on the same X-rays, however
     these lie at the sites; the first of them trains it, in the order in which its sites hold them.
@@ -125,7 +126,8 @@ def _train(
             raise RunError(f"{done}: damaged", hint="remove it to train anew") from None
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_freed_memory()
-    options, classes = _without_federation(study.training), len(study.classes)
+    options = _without_federation(study.training, sites=len(sites))
+    classes = len(study.classes)
     data = _join([XRays(site, study).images("train") for site in sites])
     normalisation = study.images.normalisation
     if normalisation == "federation":
@@ -176,14 +178,16 @@ def _digest(study: Study, sites: Sequence[SiteFile], *, seed: int) -> str:
         for site in sites
         for record in XRays(site, study).records("train")
     )
-    options = study.images, study.model, _without_federation(study.training)
+    training = _without_federation(study.training, sites=len(sites))
+    options = study.images, study.model, training
     told = [study.classes, seed, *(each.model_dump(mode="json") for each in options), records]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _without_federation(options: TrainingOptions) -> TrainingOptions:
-    """The options without what corrects a site's steps for the others' sake."""
+def _without_federation(options: TrainingOptions, *, sites: int) -> TrainingOptions:
+    """The options without what corrects a site's steps for others' sake, for all sites' steps."""
     changes: dict[str, object] = {"proximal_mu": 0.0, "personalise_epochs": 0}
+    changes["local_steps"] = sites * options.local_steps  # 0 where passes are counted
     if options.optimiser == "scaffold":
         changes["optimiser"] = "sgd"
     return options.model_copy(update=changes)

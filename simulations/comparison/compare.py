@@ -343,9 +343,13 @@ def _warnings(places: Sequence[Place]) -> Iterator[str]:
         for other in place.others:
             alone = other.method == "local" and other.trained_at == place.name != ""
             if alone and other.accuracy and other.accuracy.estimate.high < 0:
+                classes = [name for name, told in other.tested.sensitivity.items() if told]
+                one = f"; but all its test images are of {classes[0]}, and to answer nothing else "
+                one += "is right there and nowhere else"
                 yield (
                     f"{place.name} would do better alone: accuracy "
                     f"{100 * other.tested.accuracy.value:.1f} % with its own model, "
                     f"{100 * place.federated.accuracy.value:.1f} % with the federation's, a "
                     f"difference of {other.accuracy.estimate.percent(signed=True)} points"
+                    f"{one if len(classes) == 1 else ''}"
                 )

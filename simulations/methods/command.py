@@ -182,7 +182,7 @@ def _draw(out: Path) -> Path:
 
 
 def _show(results: Sequence[CellResult], out: Path) -> None:
-    console = Console()
+    console = Console(markup=False)
     rows = method_rows(results)
     for scenario in dict.fromkeys(row.scenario for row in rows):
         headings = ("own tests, %", "all sites' tests, %", "macro AUROC", "worst site, %")

@@ -29,7 +29,8 @@ _SGD_RATE = "training.learning_rate=0.02"  # SGD takes other steps than AdamW
 # images. Gradients are small beside parameters, so that they need more bits; and a batch of one
 # class must not settle what batch norm calls normal.
 _ONE_STEP = (
-    *("training.rounds=80", "training.local_steps=1", "training.batch_size=64"),
+    *("training.rounds=80", "training.local_steps=1", "training.local_epochs=1"),
+    "training.batch_size=64",
     *('training.optimiser="sgd"', "training.learning_rate=0.1", "encryption.value_bits=20"),
     *('training.server_optimiser="fedadam"', "training.server_learning_rate=3e-4"),
     *("training.server_tau=1e-5", "training.frozen_statistics=1.0", "training.weight_decay=0"),
@@ -50,7 +51,7 @@ METHODS = (
     Method("fedadam", "FedAdam", ('training.server_optimiser="fedadam"',)),
     Method("fedyogi", "FedYogi", ('training.server_optimiser="fedyogi"',)),
     Method(
-        "fedsgd",
+        "sgd",
         "FedAvg over SGD",
         ('training.optimiser="sgd"', "training.momentum=0.9", _SGD_RATE),
     ),

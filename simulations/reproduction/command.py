@@ -174,6 +174,6 @@ def _show(results: Sequence[RowResult], out: Path) -> None:
     for row in results:
         figures = (row.accuracy.percent(), f"{100 * row.chance:.1f}", f"{row.minutes:.1f}")
         table.add_row(row.key, row.name, *figures)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"page: {out / 'reproduction.html'}", soft_wrap=True)

@@ -116,7 +116,8 @@ def _require_packages() -> None:
     for package in ("sklearn", "pytorch_grad_cam"):
         if importlib.util.find_spec(package) is None:
             raise SettingsError(
-                f"ppfl shortcuts needs the package {package}", hint="pip install 'ppfl[shortcuts]'"
+                f"ppfl shortcuts needs the package {package}",
+                hint="pip install '.[shortcuts]' in a clone of ppfl",
             )
 
 
@@ -153,7 +154,7 @@ def _notes(*, lungs_known: bool, sites_known: bool, within: int) -> tuple[str, .
 
 
 def _show(result: ShortcutsResult, out: Path) -> None:
-    console = Console()
+    console = Console(markup=False)
     table = _table("the hospital, from the features", "images", "accuracy, %", "chance, %")
     for row in result.probes:
         chance = row.chance if row.from_class is None else row.from_class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from ppfl.errors import ModelError
 from ppfl.learning.files import load_model, parameters_sha256
-from ppfl.learning.images import order_images
+from ppfl.learning.images import normalisation_of, order_images, pixel_sums
 from ppfl.learning.models import build_study_model, set_parameters
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
@@ -48,13 +49,15 @@ class HeldOut:
     def without(self, site: str) -> StudyModel:
         """The model that never saw the hospital's X-rays."""
         study, classes = self._study, self._model.classes
-        # a table may call a hospital by a name that is none for a file
-        name = hashlib.sha256(site.encode()).hexdigest()[:12]
-        kept = self._folder / f"without-{name}.safetensors"
+        side = self._fit[self._fit.sites != site]
+        # of what it is trained on: the same name in another table may stand for other X-rays
+        kept = self._folder / f"without-{_digest(side)}.safetensors"
         if kept.exists() and load_model(kept)[1].get("study") == study.fingerprint():
             return StudyModel.read(kept)
-        side = self._fit[self._fit.sites != site]
         images = order_images(side.images, side.labels, list(map(str, side.groups)))
+        normalisation = study.images.normalisation
+        if normalisation == "federation":
+            normalisation = normalisation_of(*pixel_sums(images))
         network = build_study_model(study)
         set_parameters(network, self._start)
         for number in range(1, study.training.rounds + 1):
@@ -64,11 +67,18 @@ class HeldOut:
                 images,
                 study.training,
                 classes=len(classes),
-                normalisation=self._model.normalisation,
+                normalisation=normalisation,
                 round_number=number,
                 seed=study.seed,
             )
-        trained = replace(self._model, network=network)
+        trained = replace(self._model, network=network, normalisation=normalisation)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         trained.write(kept, study=study.fingerprint())
         return trained
+
+
+def _digest(side: Side) -> str:
+    found = hashlib.sha256(json.dumps([*map(str, side.groups)]).encode())
+    for values in (side.labels, side.images):
+        found.update(values.tobytes())
+    return found.hexdigest()[:24]

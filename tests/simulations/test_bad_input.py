@@ -137,6 +137,8 @@ def test_the_command_line_ends_with_a_sentence(tmp_path: Path) -> None:
         (("quickstart", "--set", "value_bits=99"), "encryption.value_bits"),
         (("quickstart", "--set", "minimum_sites=9"), "only 3 are named"),
         (("quickstart", "--resume", str(tmp_path)), "holds no run to resume"),
+        (("--resume", str(tmp_path), "--rounds", "9", "--set", "seed=2"), "--rounds and --set"),
+        (("--resume", str(tmp_path), "--hold-out", "a"), "cannot be given with --resume"),
     ):
         out = () if "--resume" in arguments else ("--out", str(tmp_path / "run"))
         with pytest.raises(PpflError, match=sentence):

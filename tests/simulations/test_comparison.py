@@ -21,7 +21,7 @@ from ppfl.report import read_comparison
 from ppfl.report.comparison import Place
 from ppfl.settings import Study
 from ppfl.xray import write_phantoms
-from simulations.comparison.baselines import BASELINES, train_local
+from simulations.comparison.baselines import BASELINES, train_local, train_pooled
 from simulations.comparison.compare import (
     METHODS,
     _Comparer,
@@ -121,6 +121,17 @@ def test_a_baseline_cut_off_goes_on_to_the_same_model(tmp_path: Path) -> None:
     assert one == other
 
 
+def test_pooled_training_takes_as_many_steps_as_all_sites_also_where_steps_are_counted(
+    tmp_path: Path,
+) -> None:
+    scenario = tiny_scenario("unsafe_plaintext", training={"local_steps": 3})
+    study = prepare_once(scenario, tmp_path / "run")
+    alone = train_local(study, tmp_path / "run", "north", _silent).trained.steps
+    pooled = train_pooled(study, tmp_path / "run", _silent).trained.steps
+    assert alone == 3 * study.training.rounds
+    assert pooled == len(study.federation.sites) * alone
+
+
 def _predictions(right: list[bool]) -> Predictions:
     """Of two classes in turn, one image a patient."""
     labels = np.arange(len(right)) % 2
@@ -154,8 +165,18 @@ def test_a_site_that_would_do_better_alone_is_warned() -> None:
     assert warning.startswith("east would do better alone: accuracy 95.0 % with its own model, 50.")
     assert not list(_warnings([_place(well, badly)]))
     assert not list(_warnings([_place(well, well)]))
+    assert "all its test images" not in warning
     # another hospital's model is no choice that a site has
     assert not list(_warnings([_place(badly, well, name="north")]))
+
+
+def test_a_site_of_one_class_is_told_why_it_would_do_better_alone() -> None:
+    one = np.ones(30, np.int64)
+    odds = np.tile(np.array([0.1, 0.9], np.float32), (30, 1))
+    own, ours = (Predictions(p, one, np.arange(30).astype(str)) for p in (odds, odds[:, ::-1]))
+    place = _Comparer(("Normal", "Effusion"), 1).place("east", ours, [("local", "east", own)])
+    (warning,) = _warnings([place])
+    assert "all its test images are of Effusion" in warning
 
 
 def test_differences_are_the_federations_figures_minus_the_others() -> None:
@@ -224,7 +245,7 @@ def test_the_command_compares_and_prints(tmp_path: Path) -> None:
             ["--compare", "locale"],
             "--compare locale: there are local, pooled, plain",
         ),
-        (["--hold-out", "west"], "--hold-out is for a new run"),
+        (["--hold-out", "west"], "--hold-out cannot be given with --resume"),
     ):
         result = CliRunner().invoke(_app, [*arguments, *extra])
         assert isinstance(result.exception, SettingsError)

@@ -52,6 +52,11 @@ def test_what_is_to_be_mended_is_named_by_its_path_in_the_folder(xrays: Path) ->
     assert len(json.loads(_told(xrays, "--json"))["duplicates"]) == 12
 
 
+def test_a_name_with_brackets_is_printed_as_it_is(xrays: Path) -> None:
+    (xrays / "Normal").rename(xrays / "[b]Normal")
+    assert "  [b]Normal       12  \n" in _told(xrays)
+
+
 def test_dicoms_tell_how_many_of_each_kind(xrays: Path) -> None:
     source = get_testdata_file("CT_small.dcm")
     assert source is not None

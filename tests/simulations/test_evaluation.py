@@ -64,7 +64,13 @@ def test_single_images_get_probabilities(tmp_path: Path, model: Path) -> None:
         shares = answer["probabilities"]
         assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
         assert shares[answer["class"]] == max(shares.values())
-    assert "not a medical device" in _told("predict", "--model", str(model), *files)
+    odd = tmp_path / "[b]left[/c].png"
+    odd.parent.mkdir(exist_ok=True, parents=True)
+    odd.write_bytes(Path(files[0]).read_bytes())
+    printed = _told("predict", "--model", str(model), str(odd))  # 80 columns: the path is folded
+    assert "[b]left[/c].png" in "".join(line[1:].split(" ")[0] for line in printed.splitlines())
+    assert all(f"{share:.3f}" in printed for share in told[0]["probabilities"].values())
+    assert "not a medical device" in printed
     with pytest.raises(DataError, match="a folder"):
         _told("predict", "--model", str(model), str(tmp_path))
 

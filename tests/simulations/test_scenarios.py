@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,13 +112,17 @@ def test_natural_hospitals_are_those_of_the_table(xrays: Path) -> None:
         hospital_names(gone, [], classes=["COVID"])
 
 
+def _all(xrays: Path) -> list[ImageRecord]:
+    """The table's X-rays, and one of a third hospital."""
+    third = xrays.parent / "third.png"
+    third.write_bytes(next(xrays.rglob("*.png")).read_bytes())
+    return [*read_records(xrays), ImageRecord(third, "COVID", "pc", "c")]
+
+
 def test_a_hospital_held_out_shows_no_patient_whom_a_site_knows(
     xrays: Path, tmp_path: Path
 ) -> None:
-    third = tmp_path / "third.png"
-    third.write_bytes(next(xrays.rglob("*.png")).read_bytes())
-    records = [*read_records(xrays), ImageRecord(third, "COVID", "pc", "c")]
-    write_manifest(tmp_path / "three.csv", records)
+    write_manifest(tmp_path / "three.csv", _all(xrays))
     scenario = read_scenario("natural", data=tmp_path / "three.csv", changes=["hold_out=b"])
     dealt = deal(scenario, _study("a", "c"), ["a", "b", "c"], tmp_path)
     assert sorted(dealt) == ["a", "c"]
@@ -149,6 +154,21 @@ def test_only_labels_that_are_trained_on_are_flipped(
     assert len(wrong) == round(share * len(train))
     assert {record.label for record in altered} <= set(_CLASSES)
     assert alter(records, how, study, Path("/nowhere")) == altered
+
+
+def test_labels_of_a_hospital_held_out_stay_right(xrays: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    write_manifest(labels, [replace(r, label=_CLASSES[n % 2]) for n, r in enumerate(_all(xrays))])
+    altered = 'altered=[{name="b",flipped_labels=1.0,gamma=1.8}]'
+    scenario = read_scenario("natural", data=labels, changes=["hold_out=b", altered])
+    deal(scenario, _study("a", "c"), ["a", "b", "c"], tmp_path)
+    name, path = held_out_xrays(tmp_path) or ("", Path())
+    right = {r.group: r.label for r in read_records(labels)}
+    found = read_records(path)
+    assert name == "b"
+    assert len(found) == 23
+    assert [r.label for r in found] == [right[r.group] for r in found]
+    assert all("altered" in r.path.parts for r in found)  # its scanner is still another
 
 
 def test_another_scanner_changes_pictures_and_nothing_else(xrays: Path, tmp_path: Path) -> None:

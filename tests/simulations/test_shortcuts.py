@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,10 +277,38 @@ def test_without_a_hospital_a_study_is_trained_as_it_says(tmp_path: Path) -> Non
         fit=_grey_side({"a": (0, 1), "b": (0,)}),
         talk=Console(stderr=True),
     )
-    trained = get_parameters(held_out.without("a").network)
+    model = held_out.without("a")
+    trained = get_parameters(model.network)
     changed = {name for name in start if not np.array_equal(start[name], trained[name])}
     assert changed
     assert all(name.startswith(("stage4", "conv5", "fc")) for name in changed)
+
+
+def test_a_model_without_a_hospital_knows_nothing_of_it(tmp_path: Path) -> None:
+    """Neither its pixels' mean, nor from a table in which the hospital had another name."""
+    network = build_model(_NAME, classes=2, seed=1)
+    start = get_parameters(network)
+    save_model(tmp_path / "start.safetensors", start, metadata={})
+    table = _study(parameters_sha256(start)).model_dump(mode="json")
+    table["images"] |= {"normalisation": "federation"}
+    bright = _grey_side({"a": (0, 1), "b": (0, 1)})
+    bright.images[bright.sites == "b"] = 255
+
+    def without(site: str, side: Side) -> StudyModel:
+        return HeldOut(
+            tmp_path / "out",
+            model=StudyModel(network, _NAME, _CLASSES, _SIZE, (0.7, 0.3)),
+            study=check_settings(table, Study, where="test"),
+            start=tmp_path / "start.safetensors",
+            fit=side,
+            talk=Console(stderr=True),
+        ).without(site)
+
+    mean, _ = without("b", bright).normalisation
+    assert mean == pytest.approx(0.5, abs=0.01)  # of the noise at a
+    swapped = replace(bright, sites=np.where(bright.sites == "a", "b", "a"))
+    mean, _ = without("b", swapped).normalisation
+    assert mean == pytest.approx(1)
 
 
 def test_at_a_hospital_of_one_class_sensitivity_is_told() -> None:
