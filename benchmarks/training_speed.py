@@ -119,7 +119,7 @@ def main() -> None:
 class Steps:
     """Seconds of each timed step of ``train_locally``, and of the bare loop's beside it.
 
-    ``closing`` is how long batch norm's statistics then took ``train_locally``, on all images.
+    ``closing`` is how long batch norm's statistics then took ``train_locally``.
     """
 
     ours: list[float]
