@@ -278,7 +278,7 @@ class _Comparer:
         for index, name in enumerate(self.classes):
             own = found.labels == index
             scores = found.probabilities[:, index]
-            enough = _patients(found, own) >= 2
+            enough = _patients(found, own) >= _FEWEST
             aurocs[name] = delong(own, scores, scores).aurocs[0] if enough else None
             sensitivity[name] = self._accuracy(_part(found, own)) if own.any() else None
         known = [auroc for auroc in aurocs.values() if auroc is not None]

@@ -325,6 +325,48 @@ def test_frozen_statistics_rest_in_the_last_rounds_alone() -> None:
         assert "conv1.1.weight" in changed  # the layer itself goes on learning
 
 
+class _Normed(_Softmax):
+    """Batch norm before the softmax regression, with statistics that are no batch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.tensor([1.0, 0.5, 2.0]))
+            self.norm.running_mean = torch.tensor([0.1, -0.2, 0.3])
+            self.norm.running_var = torch.tensor([0.25, 1.0, 4.0])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = super().forward(self.norm(images))
+        return logits
+
+
+def test_frozen_statistics_train_the_function_that_is_tested() -> None:
+    """Batch norm with the running mean and variance in it, whose γ and β are learnt."""
+    options = _WHOLE_BATCH.model_copy(update={"frozen_statistics": 1.0, "momentum": 0.0})
+    model, data = _Normed(), _images(1, 30)
+    w = _as_float64(model)
+    means = (data.images / 255).mean(axis=(1, 2)) / 2 - 0.25
+    deviation = np.sqrt(w["norm.running_var"] + model.norm.eps)
+    normed = (means[:, None] - w["norm.running_mean"]) / deviation
+    for rate in _rates(options, 1):
+        features = normed * w["norm.weight"] + w["norm.bias"]
+        logits = features @ w["last.weight"].T + w["last.bias"]
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        p[np.arange(len(p)), data.labels] -= 1
+        back = p @ w["last.weight"]
+        gradient = {
+            "norm.weight": (back * normed).mean(axis=0),
+            "norm.bias": back.mean(axis=0),
+            "last.weight": p.T @ features / len(p),
+            "last.bias": p.mean(axis=0),
+        }
+        for name, array in gradient.items():
+            w[name] = w[name] - rate * array
+    _train(model, data, options)
+    _assert_close(get_parameters(model), w)
+
+
 def test_what_lies_before_train_from_stays_as_it_started() -> None:
     study = _study(train_from="stage4.1")
     model = build_study_model(study)
