@@ -105,9 +105,10 @@ def _near(name: str, names: Collection[str]) -> str:
 def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str) -> list[str]:
     """The names of the tensors left at their start after ImageNet weights went into the model.
 
-    Only tensors of the last layer can be left, because their number of classes differs. The running
-    statistics of a batch norm that gave way to a group norm are not taken. The weights come from a
-    file (see ``read_tensors``), or, without one, from torchvision's site.
+    Only tensors of the last layer can be left, because their number of classes differs. Where a
+    group norm took a batch norm's place, running statistics go into the layers' weights, or the
+    network would tell no two images apart. The weights come from a file (see ``read_tensors``), or,
+    without one, from torchvision's site.
 
     Raises:
         ModelError: the weights cannot be had, or do not fit: a tensor is missing, unknown or of
@@ -121,10 +122,7 @@ def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str)
         for name, tensor in tensors.items()
         if not _AUXILIARY.match(name)
     }
-    for name, module in model.named_modules():
-        if isinstance(module, nn.GroupNorm):
-            for statistic in STATISTICS:
-                found.pop(f"{name}.{statistic}", None)
+    _fold_statistics(model, found)
     state = model.state_dict()
     unknown = [n for n in found if n not in state and not n.endswith("num_batches_tracked")]
     if unknown:
@@ -144,6 +142,42 @@ def load_pretrained(model: nn.Module, source: Path | None, *, architecture: str)
     for name in own.keys() - set(left):
         own[name].copy_(found[name])
     return left
+
+
+def _fold_statistics(model: nn.Module, found: dict[str, Tensor]) -> None:
+    """Take running statistics out, and put them into the group norms and the layers before them.
+
+    With batch norm's mean m and variance v, d = √(v + ε) and u = m / d, the convolution gets W / d
+    and the group norm γ √(mean v/d² + Var u + ε) and β − γ (u − mean u), over the channels of a
+    group. In an image whose channels have these means and variances it does what batch norm did.
+    """
+    before, place = nn.Module(), ""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.GroupNorm):
+            mean, variance = (found.pop(f"{name}.{statistic}", None) for statistic in STATISTICS)
+            weight, offset = f"{place}.weight", f"{place}.bias"
+            scale, bias = f"{name}.weight", f"{name}.bias"
+            if mean is None or variance is None or not {weight, scale, bias} <= found.keys():
+                continue  # what is missing, or of another size, is told when all are compared
+            sizes = {part.shape[:1] for part in (mean, variance, found[scale], found[bias])}
+            same = isinstance(before, nn.Conv2d) and found[weight].shape == before.weight.shape
+            if not same or sizes != {found[weight].shape[:1]}:
+                continue
+            deviation = (variance.float() + module.eps).sqrt()
+            u, v = (
+                part.reshape(module.num_groups, -1)
+                for part in (mean.float() / deviation, variance.float() / deviation.square())
+            )
+            apart = u - u.mean(dim=1, keepdim=True)
+            inside = v.mean(dim=1, keepdim=True) + apart.square().mean(dim=1, keepdim=True)
+            spread = (inside + module.eps).sqrt().expand_as(apart)
+            found[weight] = found[weight] / deviation.reshape(-1, 1, 1, 1)
+            if offset in found:
+                found[offset] = found[offset] / deviation
+            found[bias] = found[bias] - found[scale] * apart.flatten()
+            found[scale] = found[scale] * spread.flatten()
+        if not any(module.children()):
+            before, place = module, name
 
 
 def _download(architecture: str) -> dict[str, Tensor]:

@@ -297,14 +297,30 @@ def test_group_norm_takes_the_place_and_the_weights_of_every_batch_norm() -> Non
     np.testing.assert_allclose(norms["conv1.1"](x).detach(), moved, atol=1e-3)
 
 
-def test_group_norm_keeps_pretrained_weights(tmp_path: Any) -> None:
-    source = build_model(_NETWORK, classes=5, seed=9).state_dict()
-    source["conv1.1.weight"] += torch.arange(24)
-    torch.save(source, tmp_path / "weights.pth")
-    grouped = build_study_model(_study(batch_norm="group"))
-    left = load_pretrained(grouped, tmp_path / "weights.pth", architecture=_NETWORK)
-    assert left == ["fc.weight", "fc.bias"]
-    assert torch.equal(grouped.state_dict()["conv1.1.weight"], source["conv1.1.weight"])
+def test_group_norm_begins_as_the_batch_norm_that_was_pretrained(tmp_path: Any) -> None:
+    """In an image whose channels have the running means and variances, in each of its layers."""
+    plain = build_model(_NETWORK, classes=5, seed=9)
+    image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+
+    def take_statistics(layer: Any, inputs: Any, _: Any) -> None:
+        layer.running_var, layer.running_mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+
+    with torch.no_grad():
+        for layer in batch_norm_layers(plain).values():
+            layer.weight.uniform_(0.5, 2.0)
+            layer.bias.normal_()
+            layer.register_forward_hook(take_statistics)
+        plain.train()(image)
+        torch.save(plain.state_dict(), tmp_path / "weights.pth")
+        grouped = build_study_model(_study(batch_norm="group"))
+        left = load_pretrained(grouped, tmp_path / "weights.pth", architecture=_NETWORK)
+        assert left == ["fc.weight", "fc.bias"]
+        features = []
+        for model in (plain.eval(), grouped.eval()):
+            model.fc = nn.Identity()
+            features.append(model(image))
+    assert features[0].std() > 0.1
+    torch.testing.assert_close(features[1], features[0], atol=1e-2, rtol=1e-2)
 
 
 def _changed(before: Arrays, after: Arrays) -> set[str]:
