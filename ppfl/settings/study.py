@@ -60,7 +60,8 @@ class ImageOptions(Section):
     cipher_bytes: Literal["correlated", "highest"] = Field(
         "correlated",
         description="which three bytes of a ciphertext are the network's channels under one ρ: "
-        "those that correlate most with the grey level, or the highest of its scaled value",
+        "those that correlate most with the grey level (below 0.99: the best again), or the "
+        "highest of its scaled value",
     )
     cipher_secret: Literal["federation", "site"] = Field(
         "federation",

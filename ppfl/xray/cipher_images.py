@@ -31,6 +31,7 @@ from ppfl.errors import SettingsError
 
 LEVELS = 256
 CHANNELS = 3
+_CLEAR = 0.99  # correlation with the grey level below which a byte is no clear picture
 _TOP = 2 ** (8 * CHANNELS) - 1
 _AT_ONCE = 8192  # ciphertexts in memory at one time
 
@@ -80,10 +81,11 @@ class CodeBook:
 
         A byte of c(m) steps by nearly the same from grey to grey, modulo 256. Among thousands there
         are some with short steps, in which a picture is there for all to see, at most folded
-        at some greys. The three that correlate most with the grey level are the channels. A byte is
+        at some greys. The three that correlate most with the grey level are the channels; one that
+        correlates less than 0.99 gives way to the best, because what it adds is noise. A byte is
         any eight neighbouring bits: of those that start at a multiple of eight the best often use
         few of their 256 values, and the same picture lies a few bits lower with more contrast. Each
-        channel is stretched: its lowest byte in the book becomes 0, its highest 255.
+        channel is stretched to all of 0 to 255, and turned round where it is a negative.
         """
         width = -(-(self.N**2).bit_length() // 8)
         numbers = b"".join(number.to_bytes(width, "little") for number in self.ciphertexts)
@@ -92,11 +94,14 @@ class CodeBook:
         windows = np.lib.stride_tricks.sliding_window_view(bits, 8, axis=1)
         table = np.packbits(windows, axis=2, bitorder="little")[..., 0]
         centred = table - table.mean(axis=0)
-        spread = np.sqrt((centred**2).sum(axis=0))
-        along = abs((np.arange(LEVELS) - (LEVELS - 1) / 2) @ centred)
+        greys = np.arange(LEVELS) - (LEVELS - 1) / 2
+        spread = np.sqrt((greys**2).sum() * (centred**2).sum(axis=0))
+        along = greys @ centred
         correlation = np.divide(along, spread, out=np.zeros(len(spread)), where=spread > 0)
-        chosen = np.argsort(-correlation, kind="stable")[:CHANNELS]
-        shown = table[:, chosen].astype(np.float64)
+        clarity = abs(correlation)
+        chosen = np.argsort(-clarity, kind="stable")[:CHANNELS]
+        chosen = np.where(clarity[chosen] < _CLEAR, chosen[0], chosen)
+        shown = table[:, chosen] * np.sign(correlation[chosen])
         low, high = shown.min(axis=0), shown.max(axis=0)
         book: NDArray[np.uint8] = np.rint((shown - low) * 255 / (high - low)).astype(np.uint8)
         return book[images]
