@@ -7,12 +7,9 @@ from rich.table import Table
 
 
 def figure_table(first: str, *others: str) -> Table:
-    """An empty table: what the rows are on the left, figures on the right under their headings.
-
-    Where the terminal is narrow it is the left that takes several lines.
-    """
+    """An empty table: what the rows are on the left, figures on the right under their headings."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, overflow="fold")
+    table.add_column(first, overflow="fold")  # a path is shown to its end
     for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     return table
