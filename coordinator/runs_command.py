@@ -88,7 +88,8 @@ def show_run(
     if record.summary.failed:
         out.print(f"broke off: {record.summary.failed.sentence}")
     _print_notes([record], out)
-    _print_side_by_side([record], {name: [v] for name, v in record.settings.items()}, out)
+    if record.settings:
+        _print_side_by_side([record], {name: [v] for name, v in record.settings.items()}, out)
 
 
 @runs.command("compare")

@@ -112,6 +112,7 @@ def test_settings_of_another_study_are_not_taken_for_the_runs(tmp_path: Path) ->
     (changed / "study.toml").write_text(text.replace("seed = 2022", "seed = 1"))
     assert "not the study that the journal names" in _ask("show", changed)
     assert "is missing" in _ask("show", gone)
+    assert _ask("show", gone).rstrip().endswith("no settings")  # and no empty table of them
     assert json.loads(_ask("show", gone, "--json"))["settings"] == {}
     for other in (changed, gone):
         told = _ask("compare", _run(tmp_path / "one"), other)

@@ -176,6 +176,7 @@ def test_all_is_reached_by_keyboard_from_the_log_in_on(
         keys.type(TOKEN)
         keys.press("Enter")
         _says(page, "#studies", "thorax")
+        assert page.locator("#studies th").inner_text() == "thorax\ncovid"  # the folder below it
         page.screenshot(path=shots / "studies.png")
         _tab_to(page, "thorax")
         keys.press("Enter")
