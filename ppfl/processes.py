@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,19 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from ppfl.errors import DiskFullError, kind_of
 from ppfl.files import lock_file
+from ppfl.guard import PATIENCE_S, Guard
 from ppfl.log_files import BoundedLog
 from ppfl.running import require_free_port
 
 _POLL_S = 0.1
 _LONGEST_DELAY_S = 15.0  # Flower takes a site that was killed back after a minute: keep asking
 _STEADY_S = 60.0  # a program that ran so long has started well
-_GUARD_S = 5.0  # between SIGTERM and SIGKILL when the supervisor is gone
-_LEFT_S = 3 * _GUARD_S  # by when all that a killed supervisor ran has ended
-_MARK = "PPFL_SUPERVISOR"  # the environment variable by which the guard knows the processes
+_LEFT_S = 3 * PATIENCE_S  # by when all that a killed supervisor ran has ended
 _log = logging.getLogger("ppfl.processes")
 
 
@@ -80,9 +75,8 @@ class Supervisor:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder, self._ports = folder, ports
         self._lock = lock_file(folder / "lock")
-        self._mark = secrets.token_hex(16)
-        self._children = [_Child(program, folder, self._mark) for program in programs]
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard = Guard()
+        self._children = [_Child(program, folder, self._guard.mark) for program in programs]
         self._stop = self._unwritten = False
 
     def run(self, each: Callable[[], None] = lambda: None) -> None:
@@ -125,25 +119,12 @@ class Supervisor:
         for child in reversed(self._children):
             child.end()
         self._write_status()
-        self._end_guard()
+        self._guard.end()
         self._lock.close()
-
-    def _end_guard(self) -> None:
-        """Let the guard look for what is left, and end."""
-        if self._guard is not None:
-            self._guard.communicate()
-            self._guard = None
 
     def _tick(self) -> None:
         """Note what ended, and start what is due."""
-        if self._guard is None or self._guard.poll() is not None:
-            self._end_guard()
-            self._guard = subprocess.Popen(  # noqa: S603 - this module
-                [sys.executable, "-P", "-m", "ppfl.processes", self._mark],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self._guard.watch()
         changed = self._unwritten
         for child in self._children:
             child.log.bound()
@@ -182,9 +163,9 @@ class Supervisor:
 class _Child:
     """One program's present process, if there is one."""
 
-    def __init__(self, program: Program, folder: Path, mark: str) -> None:
+    def __init__(self, program: Program, folder: Path, mark: Mapping[str, str]) -> None:
         self.program = program
-        self._environment = dict(program.environment) | {_MARK: mark}
+        self._environment = {**program.environment, **mark}
         self.log = BoundedLog(folder / f"{program.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
         self._since, self._due = time.time(), 0.0
@@ -271,28 +252,3 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _guard(mark: str) -> None:
-    """Wait for the supervisor's end, then end what bears its mark."""
-    sys.stdin.buffer.read()
-    patient_until = time.monotonic() + _GUARD_S
-    number = signal.SIGTERM
-    while processes := list(_marked(mark)):
-        for process in processes:
-            with suppress(psutil.Error):
-                process.send_signal(number)
-        time.sleep(_POLL_S)
-        if time.monotonic() > patient_until:
-            number = signal.SIGKILL
-
-
-def _marked(mark: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-
-
-if __name__ == "__main__":
-    _guard(sys.argv[1])

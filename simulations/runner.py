@@ -15,6 +15,7 @@ from coordinator.rounds import Coordinator
 from ppfl.errors import RunError
 from ppfl.federation import JournalReader
 from ppfl.federation.journal import StudyClosed, StudyFailed
+from ppfl.guard import Guard
 from ppfl.log_files import BoundedLog
 from ppfl.report import leave_report
 from ppfl.settings import Study
@@ -52,6 +53,8 @@ def run_in_process(folder: Path, *, report: bool = True) -> None:
 def run_in_flower(folder: Path, *, actors: int) -> None:
     """Run the study in Flower's simulation, with processes of its own.
 
+    They end with it, also where this process is killed.
+
     Args:
         folder: the run's folder.
         actors: sites that work at one time, each in a process.
@@ -62,9 +65,11 @@ def run_in_flower(folder: Path, *, actors: int) -> None:
     check_memory(actors)
     study = Study.read(folder / "study.toml")
     home = folder.resolve() / "flower"
+    guard = Guard()
     environment = flower_environment(home) | {
         "PPFL_RUN": str(folder.resolve()),
         "OMP_NUM_THREADS": str(_threads(actors)),
+        **guard.mark,
     }
     port = _free_port()
     write_app(home / "app")
@@ -75,6 +80,7 @@ def run_in_flower(folder: Path, *, actors: int) -> None:
     )
     bounded = BoundedLog(home / "superlink.log")
     log = bounded.open()
+    guard.watch()
     link = subprocess.Popen(  # noqa: S603 - our own environment's program
         [
             flower_program("flower-superlink"),
@@ -105,6 +111,7 @@ def run_in_flower(folder: Path, *, actors: int) -> None:
         raise RunError(f"Flower refused the run; {bounded.path} says why") from None
     finally:
         _end(link)
+        guard.end()
         log.close()
         leave_report(folder)
 

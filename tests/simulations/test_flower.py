@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -64,6 +67,27 @@ def test_a_run_that_was_cut_off_goes_on_in_flower_to_the_same_models(
     assert [e.round for e in events if isinstance(e, RoundClosed)] == [1, 2]
     left = [p for p in psutil.process_iter() if str(cut) in " ".join(_environment(p))]
     assert left == []
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepare(tiny_scenario("unsafe_plaintext"), folder, threads=1)
+    command = [Path(sys.executable).with_name("ppfl"), "simulate", "--resume", folder]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        until = time.monotonic() + 120
+        while b"site_enrolled" not in _read(folder / "journal.jsonl"):
+            assert run.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        started = psutil.Process(run.pid).children(recursive=True)
+        run.kill()
+    assert any("ray" in process.name() for process in started)
+    assert psutil.wait_procs(started, timeout=60)[1] == []
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _environment(process: psutil.Process) -> list[str]:

@@ -1,0 +1,75 @@
+"""Processes that end with the one that started them, even where that is killed with -9."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from signal import SIGKILL, SIGTERM
+
+import psutil
+
+PATIENCE_S = 5.0
+"""Seconds between SIGTERM and SIGKILL when the process that started them is gone."""
+_POLL_S = 0.1
+_MARK = "PPFL_SUPERVISOR"  # the environment variable by which the guard knows the processes
+
+
+class Guard:
+    """A process that waits for the end of this one, then ends what bears its mark.
+
+    A mark is inherited by whatever a marked process starts.
+    """
+
+    def __init__(self) -> None:
+        self._mark = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What the environment of processes holds that are to end with this one."""
+        return {_MARK: self._mark}
+
+    def watch(self) -> None:
+        """Start to wait, also where a guard was started and has been killed."""
+        if self._process is None or self._process.poll() is not None:
+            self.end()
+            self._process = subprocess.Popen(  # noqa: S603 - this module
+                [sys.executable, "-P", "-m", "ppfl.guard", self._mark],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def end(self) -> None:
+        """Let the guard look for what is left, and end."""
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+
+def _wait_and_end(mark: str) -> None:
+    sys.stdin.buffer.read()
+    patient_until = time.monotonic() + PATIENCE_S
+    number = SIGTERM
+    while processes := list(_marked(mark)):
+        for process in processes:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+        time.sleep(_POLL_S)
+        if time.monotonic() > patient_until:
+            number = SIGKILL
+
+
+def _marked(mark: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+if __name__ == "__main__":
+    _wait_and_end(sys.argv[1])
