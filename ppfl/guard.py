@@ -55,8 +55,9 @@ def _wait_and_end(mark: str) -> None:
     sys.stdin.buffer.read()
     patient_until = time.monotonic() + PATIENCE_S
     number = SIGTERM
-    while processes := list(_marked(mark)):
-        for process in processes:
+    left: set[psutil.Process] = set()
+    while left := {process for process in left | set(_marked(mark)) if _runs(process)}:
+        for process in left:
             with suppress(psutil.Error):
                 process.send_signal(number)
         time.sleep(_POLL_S)
@@ -65,10 +66,18 @@ def _wait_and_end(mark: str) -> None:
 
 
 def _marked(mark: str) -> Iterator[psutil.Process]:
+    """Those with the mark and what they started: Ray's write their titles over their marks."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(_MARK) == mark and _runs(process):
                 yield process
+                yield from process.children(recursive=True)
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 if __name__ == "__main__":
