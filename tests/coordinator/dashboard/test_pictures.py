@@ -25,6 +25,8 @@ def test_both_pictures_are_taken_of_one_run(tmp_path: Path) -> None:
     committed = Path(__file__).parents[3] / "docs" / "figures"
     for path in made:
         with Image.open(path) as taken, Image.open(committed / path.name) as shown:
-            assert taken.width == shown.width  # a report of more is higher
+            assert taken.width == shown.width
+            if path.stem == "dashboard":  # a report of more is higher
+                assert taken.size == shown.size
             assert taken.height > taken.width
             assert len(taken.getcolors()) > 20  # something is on it
