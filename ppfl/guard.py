@@ -1,4 +1,9 @@
-"""Processes that end with the one that started them, even where that is killed with -9."""
+"""Processes that end with the one that started them, even where that is killed with -9.
+
+They bear a mark in their environments. A small process, the guard, waits for the end of a pipe
+from the one that started them and then ends whatever bears it. (Linux could signal the processes
+itself, but not what they started, and a ClientApp that hangs would stay.)
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,13 @@ from signal import SIGKILL, SIGTERM
 import psutil
 
 PATIENCE_S = 5.0
-"""Seconds between SIGTERM and SIGKILL when the process that started them is gone."""
+"""Seconds between SIGTERM and SIGKILL."""
 _POLL_S = 0.1
 _MARK = "PPFL_SUPERVISOR"  # the environment variable by which the guard knows the processes
 
 
 class Guard:
-    """A process that waits for the end of this one, then ends what bears its mark.
+    """Ends what bears its mark: when told to, or when this process has ended.
 
     A mark is inherited by whatever a marked process starts.
     """
@@ -34,9 +39,9 @@ class Guard:
         return {_MARK: self._mark}
 
     def watch(self) -> None:
-        """Start to wait, also where a guard was started and has been killed."""
+        """Start to wait for this process's end, also where a guard was started and killed."""
         if self._process is None or self._process.poll() is not None:
-            self.end()
+            self._dismiss()
             self._process = subprocess.Popen(  # noqa: S603 - this module
                 [sys.executable, "-P", "-m", "ppfl.guard", self._mark],
                 stdin=subprocess.PIPE,
@@ -45,24 +50,27 @@ class Guard:
             )
 
     def end(self) -> None:
-        """Let the guard look for what is left, and end."""
+        """End what is marked, SIGTERM first, and wait no longer."""
+        _end_marked(self._mark)
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         if self._process is not None:
             self._process.communicate()
             self._process = None
 
 
-def _wait_and_end(mark: str) -> None:
-    sys.stdin.buffer.read()
+def _end_marked(mark: str) -> None:
     patient_until = time.monotonic() + PATIENCE_S
-    number = SIGTERM
     left: set[psutil.Process] = set()
+    asked: set[psutil.Process] = set()
     while left := {process for process in left | set(_marked(mark)) if _runs(process)}:
-        for process in left:
+        impatient = time.monotonic() > patient_until
+        for process in left if impatient else left - asked:
             with suppress(psutil.Error):
-                process.send_signal(number)
+                process.send_signal(SIGKILL if impatient else SIGTERM)
+        asked |= left
         time.sleep(_POLL_S)
-        if time.monotonic() > patient_until:
-            number = SIGKILL
 
 
 def _marked(mark: str) -> Iterator[psutil.Process]:
@@ -81,4 +89,5 @@ def _runs(process: psutil.Process) -> bool:
 
 
 if __name__ == "__main__":
-    _wait_and_end(sys.argv[1])
+    sys.stdin.buffer.read()
+    _end_marked(sys.argv[1])

@@ -1,10 +1,7 @@
 """Keeps programs running, and leaves none behind.
 
 Every program leads a process group of its own, so that it and whatever it started can be ended
-together. Should the supervisor itself be killed, a guard ends them: a small process that waits
-for the end of a pipe from the supervisor, then looks for a mark in the processes' environments.
-(Linux could signal the programs itself, but not what they started, and a ClientApp that hangs
-would stay.)
+together. Should the supervisor itself be killed, a guard (:mod:`ppfl.guard`) ends them.
 """
 
 from __future__ import annotations

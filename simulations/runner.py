@@ -106,12 +106,12 @@ def run_in_flower(folder: Path, *, actors: int) -> None:
             stderr=subprocess.STDOUT,
             check=True,
         )
-        _follow(folder, link, bounded)
+        _follow(folder, link, bounded, guard)
     except subprocess.CalledProcessError:
         raise RunError(f"Flower refused the run; {bounded.path} says why") from None
     finally:
-        _end(link)
         guard.end()
+        link.wait()
         log.close()
         leave_report(folder)
 
@@ -135,12 +135,13 @@ def _threads(actors: int) -> int:
     return max(1, (os.cpu_count() or 1) // actors)
 
 
-def _follow(folder: Path, link: subprocess.Popen[bytes], log: BoundedLog) -> None:
+def _follow(folder: Path, link: subprocess.Popen[bytes], log: BoundedLog, guard: Guard) -> None:
     """Watch the journal until the study closes or fails."""
     journal = JournalReader(folder / "journal.jsonl")
     journal.skip()  # runs before a --resume
     before, began = journal.offset, time.monotonic()
     while True:
+        guard.watch()
         log.bound()
         alive = link.poll() is None
         for line in journal.read():
@@ -169,19 +170,3 @@ def _wait_for_port(port: int, link: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(_POLL_S / 5)
     raise RunError("Flower's SuperLink did not start within a minute")
-
-
-def _end(link: subprocess.Popen[bytes]) -> None:
-    """End the SuperLink and all that it started."""
-    children: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        children = psutil.Process(link.pid).children(recursive=True)
-    link.terminate()
-    for process in children:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    link.wait(timeout=10)

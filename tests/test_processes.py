@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from ppfl.errors import PortInUseError, RunError
+from ppfl.guard import Guard
 from ppfl.processes import Program, Supervisor
 
 _PARENT = "sleep 100 & echo $$ $! >> {pids}; wait"  # a program that starts another one
@@ -110,6 +111,23 @@ def test_a_guard_that_was_killed_is_replaced(
     _until(lambda: len(_pids(tmp_path / "pids")) == 6)
     supervised.kill()
     _until(lambda: _alive(_pids(tmp_path / "pids")) == [])
+
+
+def test_what_is_marked_ends_also_where_the_guard_was_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ppfl.guard.PATIENCE_S", 0.2)
+    guard = Guard()
+    guard.watch()
+    (process,) = (p for p in psutil.Process().children() if "ppfl.guard" in p.cmdline())
+    process.kill()
+    shell = ["sh", "-c", "trap '' TERM; sleep 100 & wait; sleep 100"]  # only SIGKILL ends it
+    with subprocess.Popen(shell, env={**os.environ, **guard.mark}) as marked:
+        _until(lambda: len(psutil.Process(marked.pid).children()) == 1)
+        (started,) = psutil.Process(marked.pid).children()
+        guard.end()
+        assert marked.wait() == -signal.SIGKILL
+    assert not _alive([started.pid])
 
 
 def test_a_program_that_ends_is_started_again_and_what_it_started_is_ended(tmp_path: Path) -> None:
