@@ -96,6 +96,11 @@ def audit(run: Path, sites: Iterable[Path] = ()) -> Audit:
         _check_site(read_site(folder, journal.runs), journal, found)
     for name, departures in journal.left.items():
         found.left.setdefault(name, departures.sums())
+    if any(sums and sums[0].source == "coordinator" for sums in found.left.values()):
+        found.notes.append(
+            "what left a hospital is told by the coordinator's journal where the hospital's own is "
+            "not given (--site): closing answers and what sites release are not counted there"
+        )
     return found
 
 
@@ -128,7 +133,7 @@ class _Journal:
         self.vectors: dict[str, set[str]] = defaultdict(set)
         self.countersigned: dict[str, set[str]] = defaultdict(set)
         self.left: dict[str, Departures] = defaultdict(lambda: Departures("coordinator"))
-        self.model = ""
+        self.model: str | None = None  # once the study is closed
         self._shown: _Closed | None = None
         self._shown_raw = b""
         self._answered: dict[str, str] = {}
@@ -205,7 +210,8 @@ class _Journal:
                 yield from self._countersign(event)
             case StudyClosed():
                 self.model = event.model_sha256
-                yield from (what for site in event.sites for what in self._lacks(site))
+                for site in event.sites:
+                    yield from self._lacks(site, event.rounds)
 
     def _start(self, event: StudyStarted) -> Iterator[str]:
         first = self.started = self.started or event
@@ -230,13 +236,14 @@ class _Journal:
             LeftItem(**sealed, sha256=event.sealed_sha256),
             LeftItem(what=clear, protection="none, in the clear", bytes=event.clear_bytes),
         )
-        if self._shown and self._shown.number == event.round - 1:
-            yield from self._lacks(event.site)
+        if event.round > 1:
+            yield from self._lacks(event.site, event.round - 1)
 
-    def _lacks(self, site: str) -> Iterator[str]:
-        """Whether a site that went on did so without countersigning what it was shown."""
-        if self._shown and site not in self.countersigned[self._shown.digest]:
-            number = self._shown.number
+    def _lacks(self, site: str, number: int) -> Iterator[str]:
+        """Whether a site went on without countersigning the record of a round, or without one."""
+        if self._shown is None or self._shown.number != number:
+            yield f"{site} went on, but no record of round {number} stands before"
+        elif site not in self.countersigned[self._shown.digest]:
             yield f"{site} went on, but did not countersign the record of round {number}"
 
     def _close(self, line: Line, event: RoundClosed) -> Iterator[str]:
@@ -305,6 +312,18 @@ def _check_checkpoint(run: Path, study: Study, journal: _Journal, found: Audit) 
         found.findings.append(f"{path}: is not the total of round {kept.round_number}")
 
 
+def _is_signed(raw: bytes, public: str) -> bool:
+    """Whether a copy of a record bears the signature of this coordinator."""
+    try:
+        event = Line(Path("a copy of a record"), 0, 0, raw).event()
+        if not isinstance(event, RoundClosed):
+            return False
+        check_record(raw, event, public=public)
+    except RunError:
+        return False
+    return True
+
+
 def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
     """A site's own journal against the coordinator's."""
     started = journal.started
@@ -313,6 +332,16 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
         found.findings.append(f"site {site.name}: knows another coordinator's key than signed here")
     if started and site.public and site.public != started.site_keys.get(site.name):
         found.findings.append(f"site {site.name}: has another key than this journal says")
+    for run, other in site.others.items():
+        ours = [raw for raw in other.records if started and _is_signed(raw, started.journal_key)]
+        sentence = (
+            f"site {site.name}: answered run {run} {other.answers} times ({other.size:,} bytes), "
+            "which this journal does not name"
+        )
+        if ours:
+            found.findings.append(f"{sentence}, though {len(ours)} records of it are signed here")
+        else:
+            found.notes.append(f"{sentence}: of another study, or begun before this one")
     for number, digest in site.witnessed:
         if digest not in journal.records:
             found.findings.append(
@@ -327,7 +356,7 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
             f"site {site.name}: a vector was added that, by its own journal, never left it "
             f"({digest[:16]}…)"
         )
-    if site.released and not journal.model:
+    if site.released and journal.model is None:
         found.findings.append(
             f"site {site.name}: has told the final figures, but the journal does not say that the "
             "study closed: its end was cut off (or the run was killed in its last seconds; going "

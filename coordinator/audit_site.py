@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +60,24 @@ class Departures:
 
 
 @dataclass(slots=True)
+class OtherRun:
+    """What a site answered in a run that the coordinator's journal does not name.
+
+    ``size`` is in bytes, ``records`` are the lines that it countersigned.
+    """
+
+    answers: int = 0
+    size: int = 0
+    records: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class SiteAudit:
     """A site's keys, the records that it was shown, and what left it.
 
-    ``released`` is whether it told the final figures, after which nothing leaves it.
-    ``witnessed`` and ``disputed`` are of (round, digest of the line or reason), ``sent`` the
-    digests of the vectors that left it.
+    ``others`` are runs, by their names, which are in none of the other fields. ``released`` is
+    whether it told the final figures, after which nothing leaves it. ``witnessed`` and ``disputed``
+    are of (round, digest of the line or reason), ``sent`` the digests of the vectors that left it.
     """
 
     name: str
@@ -76,6 +89,7 @@ class SiteAudit:
     left: Departures = field(default_factory=lambda: Departures("site"))
     sent: set[str] = field(default_factory=set)
     released: bool = False
+    others: dict[str, OtherRun] = field(default_factory=lambda: defaultdict(OtherRun))
     findings: list[str] = field(default_factory=list)
 
 
@@ -116,5 +130,11 @@ def _note(found: SiteAudit, event: object, runs: Set[str]) -> None:
             found.witnessed.append((event.round, digest))
         case RecordDisputed(run=run) if run in runs:
             found.disputed.append((event.round, event.reason))
+        case LeftHospital(run=run):
+            other = found.others[run]
+            other.answers += 1
+            other.size += sum(item.bytes for item in event.items)
+        case RecordWitnessed(run=run):
+            found.others[run].records.append(event.record.encode())
         case ModelKept():
             found.models.add(event.sha256)

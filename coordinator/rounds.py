@@ -307,12 +307,13 @@ class Coordinator:
                 self._leave_out(answered, number, error)
             else:
                 self._released.note(answered.site, answered.answer)
-        self._released.publish()
+        self._released.publish()  # with an alarm where sites hold other models
+        digest, votes = Counter(models).most_common(1)[0]
         self.journal.write(
             StudyClosed(
                 rounds=self._done,
                 sites=aggregation.answered,
-                model_sha256=Counter(models).most_common(1)[0][0],
+                model_sha256=digest if 2 * votes > len(models) else "",
                 seconds=round(time.monotonic() - started, 3),
             )
         )

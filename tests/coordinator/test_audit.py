@@ -166,6 +166,48 @@ def test_not_even_the_coordinator_can_change_what_sites_countersigned(run: Path)
     assert any("did not countersign the record of round 2" in finding for finding in findings)
 
 
+@pytest.mark.parametrize("trick", ["begin anew", "another round"])
+def test_countersignatures_are_missed_whatever_is_put_in_their_place(run: Path, trick: str) -> None:
+    """The coordinator, with its own key, takes them out and hides the record that they lack."""
+    lines, signer = _lines(run), read_signing_key(run / "journal.key")
+    dummy = json.loads(lines[_place(run, "study_started")])
+    if trick == "another round":
+        dummy = json.loads(lines[_place(run, "round_closed")])
+        dummy |= {"round": 999, "sites": [], "vectors": {}}
+    forged: list[bytes] = []
+    for line in lines:
+        kind = json.loads(line)["event"]
+        if kind == "round_countersigned":
+            continue
+        if kind in ("round_started", "study_closed"):
+            forged.append(_dump(dummy))
+        forged.append(line)
+    _write(run, _relink(forged, signer))
+    findings = _alone(run).findings
+    assert any("went on, but no record of round 1 stands before" in each for each in findings)
+    assert any("went on, but no record of round 2 stands before" in each for each in findings)
+
+
+def test_a_run_that_the_coordinator_keeps_to_itself_is_told_by_the_sites(
+    run: Path, tmp_path: Path
+) -> None:
+    """It threw a run away, and began anew under another name."""
+    other = json.loads(_lines(run)[0])["run"]
+    lines = [line.replace(other.encode(), b"0123456789abcdef") for line in _lines(run)]
+    _write(run, _relink(lines, read_signing_key(run / "journal.key")))
+    findings = [each for each in audit(run).findings if "which this journal does not name" in each]
+    assert len(findings) == 3
+    assert all(f"answered run {other} 5 times (" in each for each in findings)
+    assert all("though 2 records of it are signed here" in each for each in findings)
+    # nothing ties it to this study where another coordinator signed
+    signer = create_signing_key(tmp_path / "other.key")
+    public = read_signing_key(run / "journal.key").public.encode()
+    _write(run, _relink([e.replace(public, signer.public.encode()) for e in lines], signer))
+    found = audit(run)
+    assert not any("does not name" in each for each in found.findings)
+    assert sum("does not name: of another study, or" in each for each in found.notes) == 3
+
+
 def test_who_takes_the_coordinators_place_has_another_key_than_sites_know(
     run: Path, tmp_path: Path
 ) -> None:
