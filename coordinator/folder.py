@@ -23,13 +23,7 @@ from ppfl.crypto.certificates import (
 )
 from ppfl.crypto.keyfiles import format_public_key
 from ppfl.crypto.signing import create_signing_key, key_fingerprint, read_signing_key
-from ppfl.crypto.textfile import (
-    make_key_folder,
-    read_key_text,
-    replace_text,
-    require_private,
-    write_key_text,
-)
+from ppfl.crypto.textfile import make_key_folder, read_key_text, require_private, write_key_text
 from ppfl.errors import (
     KeyMismatchError,
     KitError,
@@ -42,6 +36,7 @@ from ppfl.federation.cards import Card
 from ppfl.federation.ceremony import Ceremony
 from ppfl.federation.kit import Kit, require_encryption
 from ppfl.federation.site_keys import SITE_KEYS, SiteKeys
+from ppfl.files import replace_text
 from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.settings import CoordinatorFile, Study, check_settings
 
@@ -160,9 +155,10 @@ def check_study(settings: CoordinatorFile) -> Study:
         RunError: it is still a draft.
         StudyMismatchError: the run's folder holds a run of another study.
         KeyMaterialError: the public key is missing or not the study's.
-        SettingsError: the study cannot be read.
+        SettingsError: the study cannot be read, or is not encrypted.
     """
     study = Study.read(settings.study)
+    require_encryption(study)
     wanted = study.encryption.key_fingerprint
     if not wanted or not study.model.start_sha256:
         raise RunError(

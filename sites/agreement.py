@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppfl.errors import StaleRoundError, StudyMismatchError
+from ppfl.files import replace_private
 from ppfl.settings import SiteFile, Study
 from sites.requests import Request
 
@@ -53,7 +54,7 @@ class Agreement:
     def remember(self, request: Request) -> None:
         """Keep the round of a request that is being answered."""
         text = json.dumps({"run": request.run, "round": request.round_number})
-        self._file.write_text(text, encoding="utf-8")
+        replace_private(self._file, [text.encode()])
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -21,9 +21,9 @@ class ClearPart(BaseModel):
     released_round: int
     model_sha256: Sha256
     mean_xrays: dict[str, str]
-    class_images: dict[str, Annotated[int, Field(gt=0)]] = {}
-    seconds: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
-    clipped: Annotated[int, Field(ge=0)]
+    class_images: dict[str, Annotated[int, Field(gt=0, lt=2**53)]] = {}
+    seconds: Annotated[dict[Name, Annotated[float, Field(ge=0, le=1e7)]], Field(max_length=8)]
+    clipped: Annotated[int, Field(ge=0, lt=2**53)]
     countersignature: Annotated[str, Field(pattern="^[0-9a-f]*$", max_length=256)]
     history: Sha256
 

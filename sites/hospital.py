@@ -179,12 +179,13 @@ class Hospital:
         """
         number = request.round_number
         self._agreement.check_round(request)
+        self._require_all_rounds(request)
         with self._phase.enter("open", number):
             enrolled = self._totals.enrolment(request)
             opened = self._model(request)
         model, released = opened.network, opened.released
         countersignature = self._countersign(request)
-        self._kept.remove()  # the last round is closed
+        self._kept.forget()  # the last round is closed
         normalisation = self._normalisation(enrolled)
         digest = self._keep(model, number - 1, normalisation)
         counts: dict[ReleasedSplit, EvaluationCounts] = {}
@@ -216,14 +217,23 @@ class Hospital:
         """The federation's metrics of the final model, opened from the sum of all sites' counts.
 
         Raises:
-            PpflError: the sum is not one the study allows to be opened.
+            PpflError: the sum is not one the study allows to be opened, or rounds are left.
         """
         self._agreement.check(request)
+        self._require_all_rounds(request)
         with self._phase.enter("open", request.round_number):
             released = self._totals.closing(request)
         return self._leave(
             request, Answer(released=released, released_round=request.round_number - 1)
         )
+
+    def _require_all_rounds(self, request: Request) -> None:
+        """Refuse to tell early what a study tells at its end."""
+        rounds = self.study.training.rounds
+        if request.round_number != rounds + 1:
+            raise RoundError(
+                f"asked to close the study after round {request.round_number - 1} of {rounds}"
+            )
 
     # What is sealed once, however often it is asked for
 
@@ -235,6 +245,9 @@ class Hospital:
         if kept.sealed:
             return kept, True
         made = make()
+        kept = self._kept.read(task)  # of a process that Flower had given up, and that went on
+        if kept.sealed:
+            return kept, True
         self._kept.write(task, made, round_number=request.round_number)
         return made, False
 
@@ -295,14 +308,14 @@ class Hospital:
             try:
                 self._totals.check_own(self._kept.sealed_in(last), round_number=last)
             except OwnVectorError:
-                self._kept.remove()  # or it would be sent again
+                self._kept.forget()  # or it would be sent again
                 raise
             raise
 
     def _countersign(self, request: Request) -> str:
         """Called before the vector that was kept for the last round gives way to another."""
-        last = self._kept.sealed_in(request.round_number - 1)
-        return self._witness.countersign(request, own=last)
+        last = self._kept.digest_in(request.round_number - 1)
+        return self._witness.countersign(request, own_sha256=last)
 
     # Images
 

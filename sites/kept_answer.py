@@ -13,15 +13,17 @@ from ppfl.files import replace_private
 from sites.clear import ClearPart
 from sites.requests import Answer, Request
 
-_VERSION = 1
+_VERSION = 2
+_DIGESTS = 2
 
 
 class KeptAnswer:
     """The last sealed answer of one site, in a file that only its owner can read.
 
     The file holds ciphertexts and what left the hospital beside them: nothing that the
-    coordinator was not meant to get. The next answer takes its place. A file that is damaged, or
-    of another study, is as none: the answer is then made anew.
+    coordinator was not meant to get. The next answer takes its place; of the vectors before it,
+    the digests of the last two rounds stay, with which a site knows its own in a record. A file
+    that is damaged, or of another study, is as none: the answer is then made anew.
 
     Args:
         folder: the site's work folder.
@@ -43,17 +45,23 @@ class KeptAnswer:
         header, answer = self._load()
         return answer.sealed if header.get("round") == round_number else b""
 
+    def digest_in(self, round_number: int) -> str:
+        """SHA-256 of the vector that was sealed in a round, empty where that is not known."""
+        return _digests(*self._load()).get(round_number, "")
+
     def write(self, task: str, answer: Answer, *, round_number: int) -> None:
         """Keep the answer to a task, in place of the last one.
 
         Raises:
             RunError: the disk is full, or the file cannot be written.
         """
+        before = _digests(*self._load())
         header = {
             "version": _VERSION,
             "study": self._study,
             "task": task,
             "round": round_number,
+            "before": sorted(before.items())[-_DIGESTS:],
         }
         clear = ClearPart.of(self._site, answer).model_dump_json()
         rest = b"\n".join([json.dumps(header).encode(), clear.encode(), answer.sealed])
@@ -62,9 +70,14 @@ class KeptAnswer:
         except OSError as error:
             raise RunError(f"{self._path}: cannot be written: {error.strerror}") from None
 
-    def remove(self) -> None:
-        """Keep nothing."""
-        self._path.unlink(missing_ok=True)
+    def forget(self) -> None:
+        """Keep nothing but the digests.
+
+        Raises:
+            RunError: as for ``write``.
+        """
+        if self._path.exists():
+            self.write("", Answer(), round_number=-1)
 
     def _load(self) -> tuple[dict[str, Any], Answer]:
         """What is in the file, empty where it holds nothing whole of this study."""
@@ -79,6 +92,14 @@ class KeptAnswer:
             return header, ClearPart.model_validate_json(clear).with_sealed(sealed)
         except (OSError, ValueError):  # pydantic's are ValueErrors
             return {}, Answer()
+
+
+def _digests(header: dict[str, Any], answer: Answer) -> dict[int, str]:
+    """Of the vectors that a file knows of, by round."""
+    found = dict(header.get("before", []))
+    if answer.sealed:
+        found[header["round"]] = hashlib.sha256(answer.sealed).hexdigest()
+    return found
 
 
 def task_digest(kind: str, request: Request, enrolled: Opened, *, run: str = "") -> str:

@@ -61,7 +61,8 @@ class Phase:
         self._write({"round": round_number, "phase": "done", "done": sent, "of": of})
 
     def _write(self, state: dict[str, Any]) -> None:
-        temporary = self._path.with_suffix(".part")
+        # of this process: another one may still work at what Flower has given up
+        temporary = self._path.with_suffix(f".{os.getpid()}.part")
         temporary.write_text(json.dumps(state), encoding="utf-8")
         os.replace(temporary, self._path)
         self._written = time.monotonic()

@@ -44,6 +44,12 @@ from sites.requests import Parameters, Released, ReleasedSplit, Request
 from sites.server_states import ServerStates
 from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 
+_WITHOUT_CLASSES: dict[str, Any] = {  # of these figures, too, a class of few images could be told
+    "classes": {},
+    "confusion": [],
+    "balanced_accuracy": None,
+    "macro_auroc": None,
+}
 _RELEASED_DIGITS = 6  # two machines may differ in the last bits of a float, never in these
 
 
@@ -293,7 +299,7 @@ class Totals:
         metrics = compute_metrics(counts, self._study.classes).to_dict()
         rounded: dict[str, Any] = _rounded(metrics)
         if not may_tell_by_class(counts, floor):
-            return {split: rounded | {"classes": {}, "confusion": []}}
+            return {split: rounded | _WITHOUT_CLASSES}
         if with_counts:
             rounded["counts"] = ReleasedCounts.of(counts, floor=floor).to_dict()
         return {split: rounded}

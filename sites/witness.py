@@ -25,12 +25,12 @@ class Witness:
     def __init__(self, site: SiteFile, study: Study, journal: Journal) -> None:
         self._site, self._study, self._journal = site, study, journal
 
-    def countersign(self, request: Request, *, own: bytes) -> str:
+    def countersign(self, request: Request, *, own_sha256: str) -> str:
         """The site's signature under the record in a request; empty if there is none to be had.
 
         Args:
             request: a record comes with the total that it is about.
-            own: the vector that this site sent in that round, empty where it is not kept.
+            own_sha256: of the vector that this site sealed in that round, empty if not known.
 
         Raises:
             KeyFileError: the site's signing key cannot be used.
@@ -40,7 +40,7 @@ class Witness:
             return ""
         signer, number = read_signing_key(site.signing_key), request.round_number - 1
         try:
-            self._check(request, own)
+            self._check(request, own_sha256)
         except RunError as error:
             disputed = RecordDisputed(run=request.run, round=number, reason=str(error))
             self._journal.write(disputed)
@@ -50,7 +50,7 @@ class Witness:
         statement = countersignature_statement(self._study.fingerprint(), site.name, request.record)
         return signer.sign(statement)
 
-    def _check(self, request: Request, own: bytes) -> None:
+    def _check(self, request: Request, own_sha256: str) -> None:
         record = Line(Path("the coordinator's record"), 0, 0, request.record).event()
         if not isinstance(record, RoundClosed) or record.round != request.round_number - 1:
             raise RecordError(f"what was shown is no record of round {request.round_number - 1}")
@@ -58,5 +58,5 @@ class Witness:
         if record.total_sha256 != hashlib.sha256(request.total).hexdigest():
             raise RecordError("the record is of another total than the one that came with it")
         told = record.vectors.get(self._site.name)
-        if told and own and told != hashlib.sha256(own).hexdigest():
+        if told and own_sha256 and told != own_sha256:
             raise RecordError("another vector is in the total than the one that this site sent")

@@ -186,6 +186,14 @@ def test_a_certificate_is_renewed_without_new_kits(
         renew_certificate(deployed.coordinator, days=30)
 
 
+def test_a_run_is_not_prepared_in_the_clear(deployed: Deployed) -> None:
+    settings = _settings(deployed)
+    _in_the_clear(deployed)
+    with pytest.raises(SettingsError, match="unsafe_plaintext encrypts nothing"):
+        prepare_run(settings)
+    assert not settings.run.exists()
+
+
 def test_a_run_s_folder_is_what_the_round_loop_reads(deployed: Deployed) -> None:
     settings = _settings(deployed)
     folder = prepare_run(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ppfl.xray import write_phantoms
 from simulations.main import _app, main
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
+from sites.agreement import Agreement
 from sites.hospital import Hospital
 from sites.requests import Request
 from tests.simulations.tiny import prepare_once, run_without_report, tiny_scenario
@@ -125,6 +127,36 @@ def test_a_site_answers_a_round_once_and_no_earlier_one(tmp_path: Path) -> None:
     (site.work / "state.json").write_text('{"run": "ab", "round": 2}')
     with pytest.raises(PpflError, match="asked for round 1, already answered 2"):
         Hospital(site).train(Request(study.fingerprint(), "ab", 1))
+
+
+def test_a_site_tells_nothing_of_the_end_before_it(tmp_path: Path) -> None:
+    study = prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    site = SiteFile.read(tmp_path / "run" / "sites" / "north" / "site.toml")
+    hospital = Hospital(site)
+    for ask in (hospital.close, hospital.release):
+        for number in (2, 4):
+            with pytest.raises(PpflError, match=f"after round {number - 1} of 2"):
+                ask(Request(study.fingerprint(), "ab", number))
+    assert not (site.work / "journal.jsonl").exists()
+
+
+def test_a_state_that_cannot_be_written_leaves_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = prepare_once(tiny_scenario("unsafe_plaintext"), tmp_path / "run")
+    site = SiteFile.read(tmp_path / "run" / "sites" / "north" / "site.toml")
+    site.work.mkdir()
+    agreement = Agreement(site, study)
+    agreement.remember(Request(study.fingerprint(), "ab", 2))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        agreement.remember(Request(study.fingerprint(), "ab", 3))
+    with pytest.raises(PpflError, match="asked for round 1, already answered 2"):
+        agreement.check_round(Request(study.fingerprint(), "ab", 1))
 
 
 def test_the_command_line_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.settings import SiteFile
 from simulations.local_grid import LocalGrid
 from sites.client_app import app
+from sites.hospital import Hospital
+from sites.kept_answer import KeptAnswer
+from sites.requests import Answer, Request
 from tests.live.replay import PlayedRound, Replay, rounds_of
 from tests.simulations.tiny import SITES, prepare_once, tiny_scenario
 
@@ -141,7 +144,25 @@ def test_an_upload_that_broke_off_is_sent_again_without_training_again(
     assert again == [("north", "flower-3"), ("north", "flower-8")]
     assert not any(isinstance(event, SiteFailed) for event in events)
     assert _closed(events).model_sha256 == undisturbed
-    assert not (folder / "sites" / "north" / "work" / "sealed-answer.bin").exists()
+    kept = folder / "sites" / "north" / "work" / "sealed-answer.bin"
+    assert kept.stat().st_size < 1000  # digests alone
+
+
+def test_of_two_processes_that_did_the_same_the_first_is_sent(tmp_path: Path) -> None:
+    """Flower gave the first up, as where its clock stepped, and started the second; both go on."""
+    study = prepare_once(tiny_scenario(_PLAIN), tmp_path / "run")
+    site = SiteFile.read(tmp_path / "run" / "sites" / "north" / "site.toml")
+    site.work.mkdir()
+    first, second = (Answer(sealed=text, model_sha256="ab" * 32) for text in (b"first", b"second"))
+    other = KeptAnswer(site.work, site="north", study=study.fingerprint())
+
+    def make() -> Answer:
+        other.write("task", first, round_number=1)
+        return second
+
+    request = Request(study.fingerprint(), "ab", 1)
+    assert Hospital(site)._kept_or_made(request, "task", make) == (first, True)
+    assert other.read("task") == first
 
 
 def test_a_site_that_is_lost_whenever_it_is_asked_is_left_out(

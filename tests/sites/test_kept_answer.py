@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +39,30 @@ def test_what_was_kept_is_the_whole_answer(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     other = KeptAnswer(tmp_path, site="east", study="cd")
     assert (other.read("2"), other.sealed_in(2)) == (Answer(), b"")
-    kept.remove()
-    kept.remove()
+    other.forget()
+    kept.forget()
+    kept.forget()
+    assert kept.read("2") == Answer()
+    assert path.stat().st_size < 1000
+
+
+def test_the_digests_of_the_last_two_rounds_outlive_what_was_kept(tmp_path: Path) -> None:
+    kept = KeptAnswer(tmp_path, site="east", study="ab")
+    kept.forget()
     assert not list(tmp_path.iterdir())
+    digests = {}
+    for number in (3, 0, 4, 0, 4):  # sums of X-rays are asked for as round 0, also in between
+        answer = replace(_ANSWER, sealed=b"%d, once more" % number)
+        kept.write(f"{number}", answer, round_number=number)
+        digests[number] = hashlib.sha256(answer.sealed).hexdigest()
+        assert kept.digest_in(3) == digests[3]
+    kept.forget()
+    kept.forget()
+    assert [kept.digest_in(number) for number in (2, 3, 4, 5)] == ["", digests[3], digests[4], ""]
+    assert kept.sealed_in(4) == b""
+    kept.write("5", _ANSWER, round_number=5)
+    kept.write("6", _ANSWER, round_number=6)
+    assert (kept.digest_in(3), kept.digest_in(4)) == ("", digests[4])
 
 
 def test_a_damaged_file_is_as_none(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from sites.requests import Answer, Request
 from sites.witness import Witness
 
 _TOTAL, _OWN = b"the sum", b"what this site sealed"
+_OWN_SHA256 = hashlib.sha256(_OWN).hexdigest()
 _STUDY = Study.model_validate(
     {"name": "s", "classes": ["x", "y"], "federation": {"sites": ["a", "b"]}}
 )
@@ -61,8 +62,9 @@ class _Between:
         study = _STUDY.fingerprint()
         return Request(study, "run", number, total=_TOTAL, record=self.records.line)
 
-    def countersign(self, request: Request, *, own: bytes = _OWN) -> str:
-        return Witness(self.site, _STUDY, self.own).countersign(request, own=own)
+    def countersign(self, request: Request, *, own_sha256: str = _OWN_SHA256) -> str:
+        witness = Witness(self.site, _STUDY, self.own)
+        return witness.countersign(request, own_sha256=own_sha256)
 
     def note(self, signature: str, site: str = "a") -> RoundCountersigned | Alarm:
         self.records.note(Answered(1, site, Answer(countersignature=signature)), 4)
@@ -76,12 +78,10 @@ def between(tmp_path: Path) -> _Between:
     return _Between(tmp_path)
 
 
-@pytest.mark.parametrize("own", [_OWN, b""], ids=["kept", "no longer kept"])
-def test_a_site_signs_the_record_that_it_is_shown_and_keeps_it(
-    between: _Between, own: bytes
-) -> None:
+@pytest.mark.parametrize("own", [_OWN_SHA256, ""], ids=["known", "not known"])
+def test_a_site_signs_the_record_that_it_is_shown_and_keeps_it(between: _Between, own: str) -> None:
     request = between.request()
-    noted = between.note(between.countersign(request, own=own))
+    noted = between.note(between.countersign(request, own_sha256=own))
     assert isinstance(noted, RoundCountersigned)
     assert (noted.round, noted.site, noted.record_sha256) == (3, "a", _sha256(request.record))
     (kept,) = read_journal(between.own.path)
