@@ -18,10 +18,10 @@ from coordinator.control import Control
 from coordinator.dashboard.serve import DashboardPlace
 from coordinator.gateway_server import GatewaySettings
 from coordinator.health import SILENT_S, Health
-from ppfl.crypto.textfile import replace_text
 from ppfl.errors import QuorumError, RunError, error_of
 from ppfl.federation import read_events, read_last_event
 from ppfl.federation.journal import INTERNAL, RoundClosed, StudyClosed, StudyFailed
+from ppfl.files import replace_text
 from ppfl.processes import Program, Supervisor
 from ppfl.settings import GatewayLimits
 from ppfl.uploads import UPLOADS

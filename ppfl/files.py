@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from ppfl.errors import RunError
+from ppfl.errors import RunError, write_error
 
 
 def replace_private(path: Path, pieces: Iterable[bytes]) -> None:
@@ -31,6 +31,21 @@ def replace_private(path: Path, pieces: Iterable[bytes]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file that is no key, UTF-8: whole or not at all, in place of an older one.
+
+    Raises:
+        RunError: it cannot be written; on a full disk that is a DiskFullError.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise write_error(f"{path}: cannot be written", error) from None
 
 
 def lock_file(path: Path) -> IO[bytes]:

@@ -7,6 +7,7 @@ itself, but not what they started, and a ClientApp that hangs would stay.)
 
 from __future__ import annotations
 
+import errno
 import secrets
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import psutil
 
 PATIENCE_S = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+TOO_MUCH = (errno.EAGAIN, errno.ENOMEM)
+"""Why no process can be started while others have too many, or too much memory."""
 _POLL_S = 0.1
 _MARK = "PPFL_SUPERVISOR"  # the environment variable by which the guard knows the processes
 
@@ -39,15 +42,22 @@ class Guard:
         return {_MARK: self._mark}
 
     def watch(self) -> None:
-        """Start to wait for this process's end, also where a guard was started and killed."""
+        """Start to wait for this process's end, also where a guard was started and killed.
+
+        Where the machine has no process or memory for it now, the next call tries again.
+        """
         if self._process is None or self._process.poll() is not None:
             self._dismiss()
-            self._process = subprocess.Popen(  # noqa: S603 - this module
-                [sys.executable, "-P", "-m", "ppfl.guard", self._mark],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - this module
+                    [sys.executable, "-P", "-m", "ppfl.guard", self._mark],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                if error.errno not in TOO_MUCH:
+                    raise
 
     def end(self) -> None:
         """End what is marked, SIGTERM first, and wait no longer."""

@@ -20,7 +20,7 @@ from types import FrameType
 
 from ppfl.errors import DiskFullError, kind_of
 from ppfl.files import lock_file
-from ppfl.guard import PATIENCE_S, Guard
+from ppfl.guard import PATIENCE_S, TOO_MUCH, Guard
 from ppfl.log_files import BoundedLog
 from ppfl.running import require_free_port
 
@@ -175,16 +175,23 @@ class _Child:
         return self._process is None and time.monotonic() >= self._due
 
     def start(self) -> None:
-        """Start the program."""
-        with self.log.open() as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own environment's programs
-                self.program.command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        """Start the program, or plan to where the machine has no process or memory for it."""
+        try:
+            with self.log.open() as log:
+                self._process = subprocess.Popen(  # noqa: S603 - our own environment's programs
+                    self.program.command,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            if error.errno not in TOO_MUCH:
+                raise
+            _log.warning("%s cannot be started now: %s", self.program.name, error.strerror)
+            self._due = time.monotonic() + _LONGEST_DELAY_S
+            return
         self._starts += 1
         self._since, self._began = time.time(), time.monotonic()
 

@@ -13,7 +13,7 @@ from ppfl.crypto.certificates import certificate_fingerprint, check_authority
 from ppfl.crypto.keyfiles import parse_public_key
 from ppfl.crypto.sealing import SealedKey
 from ppfl.crypto.signing import key_fingerprint
-from ppfl.crypto.textfile import replace_text, write_key_text
+from ppfl.crypto.textfile import write_key_text
 from ppfl.errors import (
     CertificateError,
     DataError,
@@ -23,6 +23,7 @@ from ppfl.errors import (
 )
 from ppfl.federation.cards import Card
 from ppfl.federation.kit import Kit, require_encryption
+from ppfl.files import replace_text
 from ppfl.settings import Connection, SiteFile, Study, read_passphrase, read_settings
 from sites.approval import code_sha256
 from sites.identity import NODE_KEY, read_identity

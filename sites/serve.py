@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ppfl.crypto.textfile import replace_text
 from ppfl.errors import ElsewhereError, RunError
+from ppfl.files import replace_text
 from ppfl.processes import Program, Supervisor
 from sites.flower import flower_environment, flower_program, write_secret
 

@@ -97,7 +97,8 @@ def test_a_record_for_which_there_is_no_room_says_so(
 _FILL = """
 import sys
 from pathlib import Path
-from ppfl.crypto.textfile import replace_text, write_key_text
+from ppfl.crypto.textfile import write_key_text
+from ppfl.files import replace_text
 from ppfl.errors import DiskFullError
 from sites.flower import write_secret
 full = Path(sys.argv[1])

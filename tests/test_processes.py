@@ -130,6 +130,31 @@ def test_what_is_marked_ends_also_where_the_guard_was_killed(
     assert not _alive([started.pid])
 
 
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM])
+def test_a_machine_that_has_no_process_left_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    start, failed = subprocess.Popen, []
+
+    def fail_first(*arguments: Any, **options: Any) -> Any:
+        if len(failed) < 2:  # the guard, and the program
+            failed.append(arguments)
+            raise OSError(code, "no more of them")
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", fail_first)
+    monkeypatch.setattr("ppfl.processes._LONGEST_DELAY_S", 0.3)
+    supervisor = Supervisor([_program("a", "sleep 100")], tmp_path)
+
+    def look() -> None:
+        if _status(tmp_path)["a"]["state"] == "running":
+            supervisor.stop()
+
+    supervisor.run(look)
+    assert len(failed) == 2
+    assert _status(tmp_path)["a"]["starts"] == 1
+
+
 def test_a_program_that_ends_is_started_again_and_what_it_started_is_ended(tmp_path: Path) -> None:
     pids, seen = tmp_path / "pids", []
     script = f"sleep 100 & echo $! >> {pids}; exit 3"

@@ -161,4 +161,7 @@ class Runs:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _FILES)
+    try:
+        return any((folder / name).is_file() for name in _FILES)
+    except OSError:  # another user's, perhaps
+        return False

@@ -180,7 +180,11 @@ class RunState:
             self.restarts += 1
         if before is None or before.run != event.run:
             self.earlier_runs += before is not None
+            sums = {name: state.xray_bytes for name, state in self._sites.items()}
             self._begin()
+            if before and before.study_fingerprint == event.study_fingerprint:
+                for name, xray_bytes in sums.items():  # once in a study, in whichever run
+                    self._site(name).xray_bytes = xray_bytes
         elif event.resumed_after < self._round:
             for number in range(event.resumed_after + 1, self._round + 1):
                 self._rounds.pop(str(number), None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from coordinator.dashboard.runs import Runs
 
+_log = logging.getLogger("ppfl.dashboard")
 _LOOK_S = 0.5  # between two looks at the journals
 _PUSH_S = 0.25  # between two increments of one page, at least
 
@@ -47,7 +49,11 @@ class Watch:
 
     async def _look(self) -> None:
         while True:
-            more = await asyncio.to_thread(self.runs.look)
+            try:
+                more = await asyncio.to_thread(self.runs.look)
+            except Exception:  # the pages of all runs hang on this task
+                _log.exception("the journals could not be looked at; once more in %g s", _LOOK_S)
+                more = False
             async with self._looked:
                 self._looked.notify_all()
             await asyncio.sleep(0 if more else _LOOK_S)

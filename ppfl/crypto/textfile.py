@@ -91,20 +91,6 @@ def write_key_text(path: Path, text: str, *, mode: int) -> None:
         raise write_error(f"{path}: cannot be written", error) from None
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file that is no key, UTF-8: whole or not at all, in place of an older one.
-
-    Raises:
-        RunError: it cannot be written; on a full disk that is a DiskFullError.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise write_error(f"{path}: cannot be written", error) from None
-
-
 def make_key_folder(folder: Path) -> None:
     """Make a folder for keys, mode 0700.
 

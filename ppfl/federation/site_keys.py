@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tomli_w
 
-from ppfl.crypto.textfile import replace_text
+from ppfl.files import replace_text
 from ppfl.settings import Name, Section
 
 JOURNAL_KEY = "journal.key"

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from ppfl.errors import RunError, SettingsError, write_error
@@ -18,6 +19,7 @@ from ppfl.federation.journal import (
     SiteAnswered,
     StudyStarted,
 )
+from ppfl.files import replace_text
 from ppfl.report.summary import (
     FIGURES,
     PHASES,
@@ -100,10 +102,10 @@ class Export:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name, text in tables.items():
-                (folder / name).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise write_error(f"{error.filename or folder}: cannot be written", error) from None
+            raise write_error(f"{folder}: cannot be written", error) from None
+        for name, text in tables.items():
+            replace_text(folder / name, text)
         return [folder / name for name in tables]
 
     def write_event_files(self, folder: Path) -> Path:
@@ -120,13 +122,16 @@ class Export:
             raise SettingsError("the package tensorboard is not installed", hint=hint) from None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for earlier in folder.glob(_EVENT_FILES):  # it would show both
-                earlier.unlink()
-            writer = Writer(str(folder))
-            for tag, number, time, value in self._scalars():
-                told = _TOLD[tag.partition("/")[0]]
-                writer.add_scalar(tag, value, number, wall_time=time, description=told)
-            writer.close()
+            with TemporaryDirectory(dir=folder) as new:
+                writer = Writer(new)
+                for tag, number, time, value in self._scalars():
+                    told = _TOLD[tag.partition("/")[0]]
+                    writer.add_scalar(tag, value, number, wall_time=time, description=told)
+                writer.close()
+                for earlier in folder.glob(_EVENT_FILES):  # it would show both
+                    earlier.unlink()
+                for whole in Path(new).glob(_EVENT_FILES):
+                    whole.rename(folder / whole.name)
         except OSError as error:
             raise write_error(f"{error.filename or folder}: cannot be written", error) from None
         return folder

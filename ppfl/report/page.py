@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppfl.errors import MalformedMessageError, PpflError, RunError
+from ppfl.errors import MalformedMessageError, PpflError, RunError, write_error
 from ppfl.federation import iterate_journal, read_events
 from ppfl.federation.journal import LeftHospital
-from ppfl.files import replace_private
+from ppfl.files import replace_private, replace_text
 from ppfl.learning.released_counts import SPECIFICITIES
 from ppfl.report.comparison import Comparison, read_comparison
 from ppfl.report.results import REDRAW_SEED, Results, final_results, personal_rows
@@ -82,15 +82,14 @@ def write_report(folder: Path, *, shortcuts: Path | None = None, with_xrays: boo
         )
     page = _render(folder, summary, found, with_xrays=with_xrays)
     target = folder / "report.html"
+    replace_text(folder / "metrics.csv", summary.to_csv())
+    if not with_xrays:
+        replace_text(target, page)
+        return target
     try:
-        (folder / "metrics.csv").write_text(summary.to_csv(), encoding="utf-8")
-        target.unlink(missing_ok=True)  # or it would keep the permissions of the last
-        if with_xrays:
-            replace_private(target, [page.encode()])
-        else:
-            target.write_text(page, encoding="utf-8")
+        replace_private(target, [page.encode()])
     except OSError as error:
-        raise RunError(f"{error.filename or folder}: {error.strerror}") from None
+        raise write_error(f"{target}: cannot be written", error) from None
     return target
 
 

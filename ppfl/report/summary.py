@@ -146,7 +146,9 @@ def summarise(events: Iterable[AnyEvent]) -> Summary:
     run = _Run()
     for event in events:
         if isinstance(event, StudyStarted) and run.started and event.run != run.started.run:
-            run = _Run(earlier=run.earlier + 1)
+            same = event.study_fingerprint == run.started.study_fingerprint
+            made = run.mean_xrays if same else {}  # once in a study, in whichever run
+            run = _Run(earlier=run.earlier + 1, mean_xrays=made)
         run.note(event)
     return run.summary()
 

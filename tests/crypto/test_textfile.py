@@ -12,10 +12,10 @@ from ppfl.crypto.textfile import (
     make_key_folder,
     parse_fields,
     read_key_text,
-    replace_text,
     write_key_text,
 )
 from ppfl.errors import KeyFileError
+from ppfl.files import replace_text
 
 _VALUES = st.text("0123456789abcdef", max_size=400)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ppfl.errors import BrowserError, RunError
+from ppfl.errors import BrowserError, DiskFullError, RunError
 from ppfl.federation import Journal
 from ppfl.federation.journal import (
     Alarm,
     Event,
     LeftHospital,
     LeftItem,
+    MeanXRaysReleased,
     MetricsReleased,
     SiteAnswered,
     SiteFailed,
@@ -206,7 +209,8 @@ def test_a_journal_without_counts_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_what_is_withheld_by_class_is_explained(tmp_path: Path) -> None:
     *before, test, images, end = events()
-    metrics = test.metrics | {"classes": {}, "confusion": []}  # type: ignore[attr-defined]
+    by_class = {"classes": {}, "confusion": [], "balanced_accuracy": None, "macro_auroc": None}
+    metrics = test.metrics | by_class  # type: ignore[attr-defined]
     withheld = test.model_copy(update={"metrics": metrics, "counts": {}})
     page = _page(tmp_path, [*before, withheld, images, end])
     assert "at least one class has fewer test images" in page
@@ -256,6 +260,33 @@ def test_of_several_runs_the_last_is_told(tmp_path: Path) -> None:
     assert "holds 2 runs" in page
     assert "No round is complete" in page
     assert "study.toml is not the study" in page
+
+
+def test_pictures_that_nobody_took_are_told_of_the_run_that_made_them() -> None:
+    """A study makes them once; a run may begin anew before its first round is complete."""
+    begun, *_ = events()
+    made = MeanXRaysReleased(sites=SITES, bytes_up=5, pictures={"Normal": "abcd"})
+    anew = begun.model_copy(update={"run": "b2"})
+    assert summarise([begun, made, anew]).mean_xrays == made.pictures  # type: ignore[list-item]
+    other = anew.model_copy(update={"study_fingerprint": "cd" * 32})
+    assert summarise([begun, made, other]).mean_xrays == {}  # type: ignore[list-item]
+
+
+def test_on_a_full_disk_the_last_report_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, list(events()))
+    write_report(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def half(path: Path, text: str, **_: Any) -> None:
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(DiskFullError):
+        write_report(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_round_that_is_done_again_is_not_told_before(tmp_path: Path) -> None:

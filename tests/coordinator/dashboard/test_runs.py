@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import itertools
 import json
 import os
@@ -15,6 +17,7 @@ import pytest
 import coordinator.dashboard.log
 from coordinator.dashboard.log import Filter
 from coordinator.dashboard.runs import LiveRun, Runs
+from coordinator.dashboard.watch import Watch
 from ppfl.errors import RunError
 from ppfl.federation.journal import SiteFailed
 from tests.coordinator.dashboard.studies import released, started, study, write, write_fast
@@ -265,3 +268,48 @@ def test_of_a_long_journal_that_is_replaced_while_it_is_read_the_new_one_is_show
     os.replace(tmp_path / "new" / "journal.jsonl", tmp_path / "run" / "journal.jsonl")
     run.look()
     assert _read(run)["parts"]["study"]["study"] == "another"
+
+
+def test_a_folder_that_may_not_be_entered_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `lost+found` on a disk of its own; root may enter it, so it is played here."""
+    (tmp_path / "closed").mkdir()
+    write(tmp_path / "open", started())
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if "closed" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    runs = Runs(tmp_path)
+    runs.look()
+    assert [run.name for run in runs] == ["open"]
+
+
+def test_pages_stay_live_when_one_look_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("coordinator.dashboard.watch._LOOK_S", 0.01)
+    runs = Runs(tmp_path)
+    looks: list[int] = []
+
+    def look() -> bool:
+        looks.append(1)
+        if len(looks) == 2:
+            raise RuntimeError("what nobody thought of")
+        return False
+
+    monkeypatch.setattr(runs, "look", look)
+
+    async def watch_on() -> None:
+        watch = Watch(runs)
+        async with watch.running(), asyncio.timeout(60):
+            async for _ in watch.looks():
+                if len(looks) > 3:
+                    break
+
+    asyncio.run(watch_on())
+    assert "could not be looked at" in caplog.text

@@ -17,6 +17,7 @@ from ppfl.federation.journal import (
     Alarm,
     AlarmCode,
     Event,
+    MeanXRaysReleased,
     RoundStarted,
     SiteAskedAgain,
     SiteEnrolled,
@@ -229,6 +230,13 @@ def test_of_several_runs_in_one_journal_the_last_is_shown() -> None:
     assert (found["study"]["study"], found["study"]["earlier_runs"]) == ("another", 1)
     assert "rounds" not in found
     assert found["sites"]["north"]["up"] == 0
+
+
+def test_the_sums_of_x_rays_of_a_run_that_began_anew_are_still_those_that_left() -> None:
+    summed = MeanXRaysReleased(sites=SITES, bytes_up=500, pictures={})
+    for study_sha256, bytes_up in (("06" * 32, 500), ("07" * 32, 0)):
+        found = _all(_state(*_BEGUN, summed, started(run="b2", study_fingerprint=study_sha256)))
+        assert found["sites"]["north"]["up"] == bytes_up
 
 
 def test_the_overview_tells_the_last_accuracy() -> None:
