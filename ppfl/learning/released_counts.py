@@ -2,7 +2,7 @@
 
 A histogram of 200 bins has bins with a single image in them, and whoever has that image and the
 model could look whether it was there. So bins are joined until each holds as many images as the
-study's floor, and nothing is told by class unless every class has as many.
+study's floor, and nothing is told by class while a class that has images has fewer.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class FederationOptions(Section):
         20,
         ge=0,
         description="sites release no metric computed from fewer images than these, and none by "
-        "class unless every class has as many",
+        "class while a class that has images has fewer",
     )
     keep_ciphertexts: bool = Field(
         False,
