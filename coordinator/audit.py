@@ -210,6 +210,8 @@ class _Journal:
                 yield from self._countersign(event)
             case StudyClosed():
                 self.model = event.model_sha256
+                if not event.model_sha256:
+                    yield "no majority of the sites holds the same model"
                 for site in event.sites:
                     yield from self._lacks(site, event.rounds)
 
@@ -333,7 +335,8 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
     if started and site.public and site.public != started.site_keys.get(site.name):
         found.findings.append(f"site {site.name}: has another key than this journal says")
     for run, other in site.others.items():
-        ours = [raw for raw in other.records if started and _is_signed(raw, started.journal_key)]
+        records = other.records[started.study_fingerprint] if started else []
+        ours = [raw for raw in records if started and _is_signed(raw, started.journal_key)]
         sentence = (
             f"site {site.name}: answered run {run} {other.answers} times ({other.size:,} bytes), "
             "which this journal does not name"

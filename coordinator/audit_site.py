@@ -63,12 +63,12 @@ class Departures:
 class OtherRun:
     """What a site answered in a run that the coordinator's journal does not name.
 
-    ``size`` is in bytes, ``records`` are the lines that it countersigned.
+    ``size`` is in bytes, ``records`` are the lines that it countersigned, by their study.
     """
 
     answers: int = 0
     size: int = 0
-    records: list[bytes] = field(default_factory=list)
+    records: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(slots=True)
@@ -135,6 +135,6 @@ def _note(found: SiteAudit, event: object, runs: Set[str]) -> None:
             other.answers += 1
             other.size += sum(item.bytes for item in event.items)
         case RecordWitnessed(run=run):
-            found.others[run].records.append(event.record.encode())
+            found.others[run].records[event.study_fingerprint].append(event.record.encode())
         case ModelKept():
             found.models.add(event.sha256)

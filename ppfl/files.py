@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,22 +16,36 @@ def replace_private(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a file that only its owner can read, in place of an older one.
 
     It is on the disk when this returns. A process that is killed on the way leaves the older file
-    as it was, and beside it one unfinished file, which the next call removes.
+    as it was, and beside it one unfinished file, which the next call writes anew. Of two processes
+    that write the same file one waits for the other.
 
     Raises:
         OSError: the disk is full, or the file cannot be written; the older one is as it was.
     """
     part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+    with _locked(part) as file:
+        try:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+            os.replace(part, path)
+        except BaseException:
+            part.unlink()
+            raise
+
+
+def _locked(part: Path) -> IO[bytes]:
+    """An empty file at this path, which no other process writes until it is closed."""
+    while True:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        file = os.fdopen(descriptor, "wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # whoever had it may have moved it away
+            if os.path.samestat(os.fstat(descriptor), os.stat(part)):
+                os.fchmod(descriptor, 0o600)
+                os.ftruncate(descriptor, 0)
+                return file
+        file.close()
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -313,7 +313,7 @@ class Hospital:
             raise
 
     def _countersign(self, request: Request) -> str:
-        """Called before the vector that was kept for the last round gives way to another."""
+        """The site's signature under the record of the last round, if it is what the site knows."""
         last = self._kept.digest_in(request.round_number - 1)
         return self._witness.countersign(request, own_sha256=last)
 

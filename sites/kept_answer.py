@@ -56,6 +56,8 @@ class KeptAnswer:
             RunError: the disk is full, or the file cannot be written.
         """
         before = _digests(*self._load())
+        if round_number > 0:  # a new run, or a round that is done again, has no later ones yet
+            before = {number: each for number, each in before.items() if number < round_number}
         header = {
             "version": _VERSION,
             "study": self._study,
@@ -71,13 +73,12 @@ class KeptAnswer:
             raise RunError(f"{self._path}: cannot be written: {error.strerror}") from None
 
     def forget(self) -> None:
-        """Keep nothing but the digests.
-
-        Raises:
-            RunError: as for ``write``.
-        """
+        """Keep nothing but the digests, and not even them on a full disk."""
         if self._path.exists():
-            self.write("", Answer(), round_number=-1)
+            try:
+                self.write("", Answer(), round_number=-1)
+            except RunError:
+                self._path.unlink()
 
     def _load(self) -> tuple[dict[str, Any], Answer]:
         """What is in the file, empty where it holds nothing whole of this study."""

@@ -45,9 +45,12 @@ class Witness:
             disputed = RecordDisputed(run=request.run, round=number, reason=str(error))
             self._journal.write(disputed)
             return ""
-        witnessed = RecordWitnessed(run=request.run, round=number, record=request.record.decode())
+        study = self._study.fingerprint()
+        witnessed = RecordWitnessed(
+            run=request.run, study_fingerprint=study, round=number, record=request.record.decode()
+        )
         self._journal.write(witnessed)
-        statement = countersignature_statement(self._study.fingerprint(), site.name, request.record)
+        statement = countersignature_statement(study, site.name, request.record)
         return signer.sign(statement)
 
     def _check(self, request: Request, own_sha256: str) -> None:

@@ -253,6 +253,9 @@ class RecordWitnessed(Event):
 
     event: Literal["record_witnessed"] = "record_witnessed"
     run: str
+    study_fingerprint: str = Field(
+        "", description="fingerprint of the study that the site agreed to"
+    )
     round: int
     record: str = Field(description="the line of the coordinator's journal")
 

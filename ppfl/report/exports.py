@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ppfl.report.summary import (
 )
 
 CLASS_FIGURES = ("auroc", "sensitivity", "specificity", "images")
+_NEW = ".unfinished-"
 _EVENT_FILES = "events.out.tfevents.*"
 _TOLD = {
     "seconds": "seconds at the median site; round: wall time of the round",
@@ -122,7 +124,9 @@ class Export:
             raise SettingsError("the package tensorboard is not installed", hint=hint) from None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=folder) as new:
+            for unfinished in folder.glob(f"{_NEW}*"):  # of a process that was killed
+                shutil.rmtree(unfinished)
+            with TemporaryDirectory(dir=folder, prefix=_NEW) as new:
                 writer = Writer(new)
                 for tag, number, time, value in self._scalars():
                     told = _TOLD[tag.partition("/")[0]]

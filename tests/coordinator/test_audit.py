@@ -20,6 +20,7 @@ from ppfl.federation.chain import Chain
 from ppfl.federation.journal import Alarm, LeftHospital, RoundClosed
 from ppfl.federation.journal_file import read_lines
 from ppfl.federation.records import record_statement
+from ppfl.settings import Study
 from simulations.main import _app
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
@@ -199,6 +200,18 @@ def test_a_run_that_the_coordinator_keeps_to_itself_is_told_by_the_sites(
     assert len(findings) == 3
     assert all(f"answered run {other} 5 times (" in each for each in findings)
     assert all("though 2 records of it are signed here" in each for each in findings)
+    # under the same key, of a study that was changed since
+    places = [run / "sites" / name / "work" / "journal.jsonl" for name in SITES]
+    kept = {path: path.read_bytes() for path in places}
+    study = Study.read(run / "study.toml").fingerprint().encode()
+    for path, text in kept.items():
+        table = [line.replace(study, b"0" * 64) for line in text.splitlines()]
+        path.write_bytes(b"".join(line + b"\n" for line in _relink(table)))
+    found = audit(run)
+    assert not any("does not name" in each for each in found.findings)
+    assert sum("does not name: of another study, or" in each for each in found.notes) == 3
+    for path, text in kept.items():
+        path.write_bytes(text)
     # nothing ties it to this study where another coordinator signed
     signer = create_signing_key(tmp_path / "other.key")
     public = read_signing_key(run / "journal.key").public.encode()
@@ -206,6 +219,17 @@ def test_a_run_that_the_coordinator_keeps_to_itself_is_told_by_the_sites(
     found = audit(run)
     assert not any("does not name" in each for each in found.findings)
     assert sum("does not name: of another study, or" in each for each in found.notes) == 3
+
+
+def test_sites_that_end_with_other_models_are_a_finding(run: Path) -> None:
+    lines, signer = _lines(run), read_signing_key(run / "journal.key")
+    closed = json.loads(lines[-1])
+    lines[-1] = _dump(closed | {"model_sha256": ""})
+    _write(run, _relink(lines, signer))
+    findings = audit(run).findings
+    assert [each.partition(": ")[2] for each in findings] == [
+        "no majority of the sites holds the same model"
+    ]
 
 
 def test_who_takes_the_coordinators_place_has_another_key_than_sites_know(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
 from ppfl.errors import MalformedMessageError
-from ppfl.learning.metrics import compute_metrics
+from ppfl.learning.metrics import EvaluationCounts, compute_metrics
 from ppfl.learning.released_counts import ReleasedCounts
+from ppfl.settings import SiteFile
 from sites.messages import read_answer, write_answer
 from sites.requests import Answer
-from tests.report.runs import CLASSES, FLOOR, evaluated
+from sites.totals import Totals
+from tests.report.runs import CLASSES, FLOOR, SITES, STUDY, evaluated, predictions
 
 _FIGURES = compute_metrics(evaluated(300), CLASSES).to_dict()
 _COUNTS = ReleasedCounts.of(evaluated(300), floor=FLOOR).to_dict()
@@ -61,3 +65,18 @@ def test_figures_come_as_they_were_told(figures: dict[str, Any]) -> None:
 def test_no_other_form_of_figures_is_read(figures: dict[str, Any]) -> None:
     with pytest.raises(MalformedMessageError):
         _read_back(figures)
+
+
+@pytest.mark.parametrize("rare", [0, FLOOR - 1, FLOOR])
+def test_no_figure_from_which_a_class_of_few_images_could_be_had_leaves(
+    rare: int, tmp_path: Path
+) -> None:
+    probabilities, labels = predictions(300)
+    chosen = (labels != 2) | (np.cumsum(labels == 2) <= rare)
+    counts = EvaluationCounts.from_predictions(probabilities[chosen], labels[chosen])
+    site = SiteFile(name=SITES[0], data=tmp_path, work=tmp_path)
+    told = Totals(site, STUDY)._release("test", counts.as_arrays())["test"]
+    assert told["images"] == chosen.sum()
+    assert told["accuracy"] > 0
+    by_class = ("classes", "confusion", "balanced_accuracy", "macro_auroc")
+    assert [bool(told[name]) for name in by_class] == [rare != FLOOR - 1] * 4

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +67,38 @@ def test_the_digests_of_the_last_two_rounds_outlive_what_was_kept(tmp_path: Path
     kept.write("5", _ANSWER, round_number=5)
     kept.write("6", _ANSWER, round_number=6)
     assert (kept.digest_in(3), kept.digest_in(4)) == ("", digests[4])
+    for number in (1, 2, 2):  # of a run that began anew
+        kept.write(f"{number}, anew", answer, round_number=number)
+    assert kept.digest_in(1) == hashlib.sha256(answer.sealed).hexdigest()
+    assert kept.digest_in(6) == ""
+
+
+def test_on_a_full_disk_the_digests_go_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptAnswer(tmp_path, site="east", study="ab")
+    kept.write("1", _ANSWER, round_number=1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    kept.forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_processes_that_write_one_file_each_writes_it_whole(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ppfl.files import replace_private\n"
+        "for n in range(200): replace_private(Path(sys.argv[1]), [sys.argv[2].encode() * 9999])"
+    )
+    path = tmp_path / "kept"
+    writers = [subprocess.Popen([sys.executable, "-c", code, path, each]) for each in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            assert path.read_bytes() in (b"a" * 9999, b"b" * 9999)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_damaged_file_is_as_none(tmp_path: Path) -> None:
