@@ -100,6 +100,10 @@ def _cells(row: Sequence[int]) -> str:
 def test_what_encryption_takes_of_a_round_is_said(tmp_path: Path) -> None:
     page = _page(tmp_path, [started(), *_first_round()])
     assert "Encryption took 1.9 of 20.0 s a round (9 %)" in page
+    some = [answered(1, site) for site in SITES]
+    ahead = [each.model_copy(update={"seconds": {**each.seconds, "ahead": 1.0}}) for each in some]
+    page = _page(tmp_path / "ahead", [started(), *ahead, closed(1)])
+    assert re.search(r"in the median round\.\s+\d+ % of the sites' encryption", page)
     plain = _page(tmp_path / "plain", [started(protection="none"), *_first_round()])
     assert "Encryption took" not in plain
 
