@@ -335,8 +335,10 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
     if started and site.public and site.public != started.site_keys.get(site.name):
         found.findings.append(f"site {site.name}: has another key than this journal says")
     for run, other in site.others.items():
-        records = other.records[started.study_fingerprint] if started else []
-        ours = [raw for raw in records if started and _is_signed(raw, started.journal_key)]
+        ours: list[bytes] = []
+        if started:
+            records = other.records[started.study_fingerprint]
+            ours = [raw for raw in records if _is_signed(raw, started.journal_key)]
         sentence = (
             f"site {site.name}: answered run {run} {other.answers} times ({other.size:,} bytes), "
             "which this journal does not name"
