@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.codec import WEIGHT_UNIT, Quantizer, SlotLayout, count_ranges, ranges_of
+from ppfl.codec import (
+    WEIGHT_UNIT,
+    Quantizer,
+    SlotLayout,
+    count_ranges,
+    ranges_of,
+    weight_units,
+)
 from ppfl.codec.ranges import extents_of
 from ppfl.learning.images import ImageSet, load_images
 from ppfl.learning.models import get_parameters, set_parameters, shared_names
@@ -82,7 +89,7 @@ def _round_trip(
     """The parameters after three sites of random shares have sent them."""
     ranges = ranges_of(was)
     quantizer = Quantizer(shapes_of(was), ranges, bits)
-    weights = [max(1, round(share / WEIGHT_UNIT)) for share in rng.dirichlet([4, 4, 4])]
+    weights = [weight_units(share) for share in rng.dirichlet([4, 4, 4])]
     layout = SlotLayout(bits, 2, _PLAINTEXT_BITS)
     sums = np.zeros(quantizer.values, np.int64)
     for weight in weights:

@@ -15,12 +15,12 @@ from ppfl.errors import RunError, SettingsError
 from ppfl.federation import iterate_journal
 from ppfl.report import Comparison, Summary, summarise, write_report
 from ppfl.settings import SiteFile
-from simulations.comparison.compare import compare_run, read_methods
+from simulations.comparison.compare import also_asked, compare_run, read_methods
 from simulations.comparison.show import print_comparison
 from simulations.dealing import held_out_xrays
 from simulations.prepare import prepare
 from simulations.progress import RunProgress
-from simulations.runner import run_in_flower, run_in_process
+from simulations.runner import run_in_flower, run_in_process, share_of_cores
 from simulations.scenario import read_scenario, scenario_name
 from sites.printing import AsJson, tell_left_out
 
@@ -68,9 +68,12 @@ def simulate(
             changes=[*(changes or ()), *([f"hold_out={json.dumps(hold_out)}"] if hold_out else ())],
         )
         _talk.print(f"Preparing {folder}: X-rays, keys, starting parameters")
-        study = prepare(chosen, folder)
+        # a model depends on the number, which a baseline must therefore know
+        threads = 0 if in_process else share_of_cores(actors)
+        study = prepare(chosen, folder, threads=threads)
         if chosen.simulation.data:
             tell_left_out(Path(chosen.simulation.data), study.classes)
+    methods = also_asked(folder, methods)
     with RunProgress(folder, _talk):
         if in_process:
             run_in_process(folder)

@@ -74,6 +74,10 @@ def deal(scenario: Scenario, study: Study, names: list[str], folder: Path) -> di
     if data.hold_out:
         known = {r.group for name in study.federation.sites for r in held[name]}
         held[data.hold_out] = [r for r in held[data.hold_out] if r.group not in known]
+        if not held[data.hold_out]:
+            raise DataError(
+                f"{data.hold_out} has no X-ray to test on: a site knows every one of its patients"
+            )
     dealt = {name: _MANIFEST if data.data else _DRAWN for name in names}
     with _writing(folder):
         for how in data.altered:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tomli_w
@@ -63,50 +66,66 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
     )
     federation["sites"] = [name for name in names if name != data.hold_out]
     draft = check_settings(table, Study, where="study")
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = Path(data.weights) if data.weights else _weights_beside(data.data, draft)
-    table.setdefault("model", {})["start_sha256"] = write_start(
-        draft, folder / "start.safetensors", weights=weights
-    )
-    key = None
-    if draft.encryption.custody != "unsafe_plaintext":
-        key = generate_key(data.key_bits)
-        write_public_key(folder / "public.key", key.public)
-        table.setdefault("encryption", {})["key_fingerprint"] = key.public.fingerprint
-    study = check_settings(table, Study, where="study")
-    dealt = deal(scenario, study, names, folder)
-    coordinator = create_signing_key(folder / JOURNAL_KEY)
-    site_keys = {}
-    for name in study.federation.sites:
-        place = folder / "sites" / name
-        site_keys[name] = create_signing_key(place / _SIGNING_KEY).public
-        (place / "study.toml").write_text(study.to_toml(), encoding="utf-8")
-        if data.vault:
-            dealt[name] = _seal(place, place / dealt[name], study, key)
-        if key is not None:
-            passphrase = secrets.token_urlsafe(24)
-            write_private_key(place / "private.key", key, passphrase=passphrase)
-            secret = place / "passphrase"
-            secret.touch(mode=0o600)
-            secret.write_text(passphrase, encoding="utf-8")
-        site = SiteFile(
-            name=name,
-            data=dealt[name],
-            key=Path("private.key") if key else None,
-            passphrase_file=Path("passphrase") if key else None,
-            engine=data.engine,
-            threads=threads,
-            signing_key=Path(_SIGNING_KEY),
-            journal_key=coordinator.public,
+    with _new(folder):
+        weights = Path(data.weights) if data.weights else _weights_beside(data.data, draft)
+        table.setdefault("model", {})["start_sha256"] = write_start(
+            draft, folder / "start.safetensors", weights=weights
         )
-        (place / "site.toml").write_text(site.to_toml(), encoding="utf-8")
-    SiteKeys(keys=site_keys).write(folder / SITE_KEYS)
-    (folder / "scenario.toml").write_text(
-        tomli_w.dumps(scenario.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
-    )
-    # last, because a folder with a study is a run that can be resumed
-    (folder / "study.toml").write_text(study.to_toml(), encoding="utf-8")
-    return study
+        key = None
+        if draft.encryption.custody != "unsafe_plaintext":
+            key = generate_key(data.key_bits)
+            write_public_key(folder / "public.key", key.public)
+            table.setdefault("encryption", {})["key_fingerprint"] = key.public.fingerprint
+        study = check_settings(table, Study, where="study")
+        dealt = deal(scenario, study, names, folder)
+        coordinator = create_signing_key(folder / JOURNAL_KEY)
+        site_keys = {}
+        for name in study.federation.sites:
+            place = folder / "sites" / name
+            site_keys[name] = create_signing_key(place / _SIGNING_KEY).public
+            (place / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+            if data.vault:
+                dealt[name] = _seal(place, place / dealt[name], study, key)
+            if key is not None:
+                passphrase = secrets.token_urlsafe(24)
+                write_private_key(place / "private.key", key, passphrase=passphrase)
+                secret = place / "passphrase"
+                secret.touch(mode=0o600)
+                secret.write_text(passphrase, encoding="utf-8")
+            site = SiteFile(
+                name=name,
+                data=dealt[name],
+                key=Path("private.key") if key else None,
+                passphrase_file=Path("passphrase") if key else None,
+                engine=data.engine,
+                threads=threads,
+                signing_key=Path(_SIGNING_KEY),
+                journal_key=coordinator.public,
+            )
+            (place / "site.toml").write_text(site.to_toml(), encoding="utf-8")
+        SiteKeys(keys=site_keys).write(folder / SITE_KEYS)
+        (folder / "scenario.toml").write_text(
+            tomli_w.dumps(scenario.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+        )
+        # last, because a folder with a study is a run that can be resumed
+        (folder / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+        return study
+
+
+@contextmanager
+def _new(folder: Path) -> Iterator[None]:
+    """Make a folder, which goes again where what is made in it cannot be had.
+
+    A key that was left there would be in the way of the next try.
+    """
+    begun = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if begun:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _seal(place: Path, data: Path, study: Study, key: PrivateKey | None) -> Path:

@@ -68,7 +68,7 @@ def run_in_flower(folder: Path, *, actors: int) -> None:
     guard = Guard()
     environment = flower_environment(home) | {
         "PPFL_RUN": str(folder.resolve()),
-        "OMP_NUM_THREADS": str(_threads(actors)),
+        "OMP_NUM_THREADS": str(share_of_cores(actors)),
         **guard.mark,
     }
     port = _free_port()
@@ -131,8 +131,9 @@ def check_memory(actors: int) -> None:
         )
 
 
-def _threads(actors: int) -> int:
-    return max(1, (os.cpu_count() or 1) // actors)
+def share_of_cores(actors: int) -> int:
+    """Threads of each of so many sites that work at one time."""
+    return max(1, len(os.sched_getaffinity(0)) // actors)
 
 
 def _follow(folder: Path, link: subprocess.Popen[bytes], log: BoundedLog, guard: Guard) -> None:

@@ -130,7 +130,7 @@ def _apply(table: dict[str, Any], change: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    path = _place_of(key)
+    path = setting_path(key)
     for part in path[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
@@ -138,8 +138,12 @@ def _apply(table: dict[str, Any], change: str) -> None:
     table[path[-1]] = value
 
 
-def _place_of(key: str) -> list[str]:
-    """Where a key stands in a scenario: whole paths as they are, short ones found in the models."""
+def setting_path(key: str) -> list[str]:
+    """Where a key stands in a scenario: whole paths as they are, short ones found in the models.
+
+    Raises:
+        SettingsError: there is no such setting.
+    """
     path = key.split(".")
     sections: dict[str, set[str]] = {
         name: set(getattr(info.annotation, "model_fields", ()))

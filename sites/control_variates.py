@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ppfl.codec import extents_of, ranges_of
+from ppfl.codec import CONTROL, WEIGHT_UNIT, extents_of, ranges_of, weight_units
 from ppfl.learning.models import STATISTICS
 from sites.requests import Parameters
-
-_PREFIX = "control."
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,13 +21,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 def control_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Shapes of the control variates of these shared tensors: one for each that gradients move."""
     return {
-        f"{_PREFIX}{name}": shape for name, shape in shapes.items() if not name.endswith(STATISTICS)
+        f"{CONTROL}{name}": shape for name, shape in shapes.items() if not name.endswith(STATISTICS)
     }
 
 
 def is_control(name: str) -> bool:
     """Whether a tensor that is sealed or kept is a control variate."""
-    return name.startswith(_PREFIX)
+    return name.startswith(CONTROL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,26 +43,32 @@ class ControlVariates:
     def corrections(self) -> Parameters:
         """By parameter, what a step's gradient gains: c − c_i."""
         return {
-            name.removeprefix(_PREFIX): c - self.own[name] for name, c in self.federation.items()
+            name.removeprefix(CONTROL): c - self.own[name] for name, c in self.federation.items()
         }
 
-    def after(self, before: Parameters, trained: Parameters, *, rates: float) -> Parameters:
+    def after(
+        self, before: Parameters, trained: Parameters, *, rates: float, weight: float
+    ) -> Parameters:
         """The site's own after a round: c_i⁺ = c_i − c + (x − y_i) / (K η_l) [KKM20].
 
-        It is held within what an update has room for, ± twice the largest of c in its channel and
-        a little more, so that none is cut off on the way: c, their average, is of what sites keep.
+        What is sealed is ``weight`` · c_i⁺, which has room for ± twice the largest of c in its
+        channel and a little more. c_i⁺ is held within that, so that none is cut off on the way: c,
+        their average, is of what sites keep. A small site's may be many times as large as c.
 
         Args:
             before: x, the shared parameters with which the round began.
             trained: y_i, those with which it ended.
             rates: the sum of the learning rates of the round's steps, K η_l if they are equal.
+            weight: the site's share of the average, in (0, 1].
         """
         after: Parameters = {}
         for name, c in self.federation.items():
-            parameter = name.removeprefix(_PREFIX)
+            parameter = name.removeprefix(CONTROL)
             moved = before[parameter].astype(np.float64) - trained[parameter]
             own = self.own[name].astype(np.float64) - c + moved / rates
-            extents = extents_of(ranges_of({name: c}))
-            limits = extents.reshape(-1, *[1] * (c.ndim - 1))
+            extents = extents_of(ranges_of({name: c})) / (weight_units(weight) * WEIGHT_UNIT)
+            # the float32 next below: rounded up it would be out of range
+            limits = np.nextafter(extents.astype(np.float32), np.float32(0))
+            limits = limits.reshape(-1, *[1] * (c.ndim - 1))
             after[name] = np.clip(own, -limits, limits).astype(np.float32)
         return after

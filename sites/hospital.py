@@ -278,14 +278,15 @@ class Hospital:
                 )
         with self._phase.enter("seal", number):
             trained = self._totals.shared(model)
-            own_control = controls.after(start, trained, rates=result.rates)
+            weight = len(data.labels) / int(enrolled.integers["images"])
+            own_control = controls.after(start, trained, rates=result.rates, weight=weight)
             sealed = plan.seal(
                 suite,
                 round_number=number,
                 integers=counts.as_arrays(),
                 parameters=trained | own_control,
                 model=start | controls.federation,
-                weight=len(data.labels) / int(enrolled.integers["images"]),
+                weight=weight,
             )
             wire = sealed.vector.to_bytes()
             # not before: a failed round leaves no trace

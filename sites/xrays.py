@@ -89,7 +89,11 @@ class XRays:
         records = (
             list(self._vault.images)
             if self._vault is not None
-            else read_records(self._site.data, classes=self._study.classes)
+            else read_records(
+                self._site.data,
+                classes=self._study.classes,
+                kept_groups=self._site.work / "cache" / "groups.json",
+            )
         )
         return split_by_group(
             records, validation=options.validation, test=options.test, seed=self._study.seed

@@ -16,6 +16,12 @@ from ppfl.errors import MalformedMessageError, NotFiniteError
 WEIGHT_UNIT = 2.0**-32
 """A site's weight w_k is a whole multiple of this."""
 
+
+def weight_units(weight: float) -> int:
+    """A weight in (0, 1] as a whole multiple of ``WEIGHT_UNIT``, one at least."""
+    return max(1, round(weight / WEIGHT_UNIT))
+
+
 _VECTOR_BITS = 24
 # Scales and shifts of batch norm, and biases, share one range a tensor, and are few.
 _STATISTIC_BITS = 32

@@ -14,10 +14,14 @@ Parameters = Mapping[str, NDArray[np.float32]]
 RANGE_BITS = 8
 """Bits of a range's code."""
 
+CONTROL = "control."
+"""What the names of SCAFFOLD's control variates begin with."""
+
 _PARTS = 8  # codes from one power of two to the next, so that a range is an eighth too wide at most
 _LOWEST = -8  # code 0 is a range of ±2^−8, code 255 one of ±1.5e7
 _GROWTH = 2.0
 _ROOM = 0.1
+_CONTROL_ROOM = 0.25  # the first control variates come upon a c of 0
 
 
 def count_ranges(shape: tuple[int, ...]) -> int:
@@ -35,7 +39,8 @@ def ranges_of(model: Parameters) -> NDArray[np.int64]:
     A site sends its weight times its parameters, so a channel may grow to twice its largest
     magnitude and a little more, weights near zero as well, even at a site that has nearly all
     images. Batch norm's running statistics move with the data and not with the learning rate: a
-    variance may grow sixteen-fold, and a mean by four of its standard deviations.
+    variance may grow sixteen-fold, and a mean by four of its standard deviations. Control variates
+    have more room at 0, where they begin.
     """
     return np.concatenate([_codes_of(name, array, model) for name, array in model.items()])
 
@@ -56,7 +61,8 @@ def _codes_of(name: str, array: NDArray[np.float32], model: Parameters) -> NDArr
         variance = model.get(f"{name.removesuffix('mean')}var", np.ones(1, np.float32))
         extents = 4 * largest + 4 * math.sqrt(np.abs(variance).max(initial=0.0)) + _ROOM
     else:
-        extents = _GROWTH * largest + _ROOM
+        room = _CONTROL_ROOM if name.startswith(CONTROL) else _ROOM
+        extents = _GROWTH * largest + room
     fractions, exponents = np.frexp(extents)  # a fraction is in [1/2, 1)
     parts = np.ceil(fractions * 2 * _PARTS).astype(np.int64) - _PARTS
     codes = (exponents - 1 - _LOWEST) * _PARTS + parts

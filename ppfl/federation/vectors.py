@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ppfl.codec import (
     RANGE_BITS,
-    WEIGHT_UNIT,
     Integers,
     Parameters,
     Quantizer,
@@ -28,6 +27,7 @@ from ppfl.codec import (
     TailLayout,
     count_ranges,
     ranges_of,
+    weight_units,
 )
 from ppfl.errors import (
     ClippingError,
@@ -119,7 +119,7 @@ class VectorPlan:
         }
         values, clipped = np.empty(0, np.int64), 0
         if parameters is not None and model is not None:
-            whole_weight = max(1, round(weight / WEIGHT_UNIT))
+            whole_weight = weight_units(weight)
             ranges = ranges_of(model)
             quantizer = self._quantizer(ranges)
             quantized = quantizer.quantize(parameters, weight=whole_weight)

@@ -41,15 +41,22 @@ def build_study_model(study: Study) -> nn.Module:
     """The network of a study, in which only what the study trains requires gradients.
 
     Raises:
-        ModelError: torchvision has no such classifier, or it no such layer as ``train_from``.
+        ModelError: torchvision has no such classifier, or it no such layer as ``train_from``, or no
+            batch norm where the study's method is about that.
     """
-    options = study.model
+    options, frozen_rounds = study.model, study.training.frozen_rounds
     model = build_model(
         options.architecture,
         classes=len(study.classes),
         seed=study.seed,
         group_norm=options.batch_norm == "group",
     )
+    if frozen_rounds or options.batch_norm != "average":
+        normed = any(isinstance(m, _BatchNorm | nn.GroupNorm) for m in model.modules())
+        setting = f'model.batch_norm = "{options.batch_norm}"'
+        if not normed:
+            setting = "training.frozen_statistics" if frozen_rounds else setting
+            raise ModelError(f"{setting}: {options.architecture} has no batch norm")
     frozen = _frozen_names(get_parameters(model), options)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
@@ -150,18 +157,28 @@ def _fold_statistics(model: nn.Module, found: dict[str, Tensor]) -> None:
     With batch norm's mean m and variance v, d = √(v + ε) and u = m / d, the convolution gets W / d
     and the group norm γ √(mean v/d² + Var u + ε) and β − γ (u − mean u), over the channels of a
     group. In an image whose channels have these means and variances it does what batch norm did.
+
+    Raises:
+        ModelError: there is no convolution before a norm that could take its statistics.
     """
     before, place = nn.Module(), ""
     for name, module in model.named_modules():
         if isinstance(module, nn.GroupNorm):
             mean, variance = (found.pop(f"{name}.{statistic}", None) for statistic in STATISTICS)
+            told = mean is not None or variance is not None
+            is_convolution = isinstance(before, nn.Conv2d)
+            if told and not (is_convolution and before.out_channels == module.num_channels):
+                raise ModelError(
+                    f"{name}: pretrained batch norm cannot become group norm here, because there "
+                    "is no convolution before it that could take its running statistics",
+                    hint='start = "seed", batch_norm = "average", or another architecture',
+                )
             weight, offset = f"{place}.weight", f"{place}.bias"
             scale, bias = f"{name}.weight", f"{name}.bias"
             if mean is None or variance is None or not {weight, scale, bias} <= found.keys():
                 continue  # what is missing, or of another size, is told when all are compared
             sizes = {part.shape[:1] for part in (mean, variance, found[scale], found[bias])}
-            same = isinstance(before, nn.Conv2d) and found[weight].shape == before.weight.shape
-            if not same or sizes != {found[weight].shape[:1]}:
+            if found[weight].shape != before.weight.shape or sizes != {found[weight].shape[:1]}:
                 continue
             deviation = (variance.float() + module.eps).sqrt()
             u, v = (

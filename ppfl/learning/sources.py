@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
 from collections import Counter
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppfl.errors import DataError
+from ppfl.learning.groups import Groups
 from ppfl.learning.tables import fold_name, read_table
-from ppfl.xray.dicom import names_dicom, patient_group
+from ppfl.xray.dicom import names_dicom
 
 _TABLES = ("manifest.csv", "index.csv")
 _IMAGES = frozenset({".bmp", ".dcm", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
@@ -25,11 +25,6 @@ _NO_CLASS = _SPLITS | {"images"}
 _MOST_LABELS = 10  # that an error names
 _CAUSE = re.compile(r"person\d+_(bacteria|virus)_\d+")
 _CAUSE_CLASS = {"bacteria": "Bacterial_Pneumonia", "virus": "Viral_Pneumonia"}
-_PATIENTS = (
-    ("kermany", re.compile(r"(person\d+)_(?:bacteria|virus)_\d+")),
-    ("kermany", re.compile(r"((?:NORMAL\d*-)?IM-\d+)(?:-\d+)+")),
-    ("phantom", re.compile(r"phantom_(p\w+)_\d+")),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +47,7 @@ def read_records(
     classes: Sequence[str] = (),
     causes: bool = False,
     missing_ok: bool = False,
+    kept_groups: Path | None = None,
 ) -> list[ImageRecord]:
     """The X-rays of a folder or CSV table, sorted by path, which is absolute.
 
@@ -74,13 +70,14 @@ def read_records(
 
     A group that no table gives is a hash of a DICOM's PatientID (see `patient_group`), or the
     patient in a file name of Kermany's set, else the SHA-256 of the file, so that copies of one
-    file at least stay together. With ``missing_ok`` a file that is missing or must not be read is
-    a record as well, of an empty group: whoever opens the file says what is wrong with it.
+    file at least stay together. In ``kept_groups``, a file, they are kept for the next time. With
+    ``missing_ok`` a file that is missing or must not be read is a record as well, of an empty
+    group: whoever opens the file says what is wrong with it.
 
     Raises:
         DataError: the folder or a listed file is missing, the table cannot be read or lists a file
-            twice, or there is no image of any class asked for. A class that is merely absent is no
-            error: a site need not have all.
+            twice, the groups cannot be kept, or there is no image of any class asked for. A class
+            that is merely absent is no error: a site need not have all.
     """
     spelling = {fold_name(name): name for name in classes}
     if len(spelling) != len(classes):
@@ -103,10 +100,23 @@ def read_records(
             f"{where}: {len(missing)} of {len(kept)} images are missing, the first is {missing[0]}",
             hint="copy the files to where the table says, or take their lines out",
         )
-    return [
-        ImageRecord(entry.path, label, entry.group or _group_of(entry.path, missing_ok), entry.site)
+    groups = Groups(kept_groups)
+
+    def group_of(path: Path) -> str:
+        try:
+            # nor would one come back from opening a pipe
+            return groups.of(path) if path.is_file() or not missing_ok else ""
+        except DataError:
+            if missing_ok:
+                return ""
+            raise
+
+    records = [
+        ImageRecord(entry.path, label, entry.group or group_of(entry.path), entry.site)
         for entry, label in kept
     ]
+    groups.keep()
+    return records
 
 
 def count_left_out(folder: Path, classes: Sequence[str]) -> dict[str, int]:
@@ -266,25 +276,6 @@ def _is_aside(folder_name: str) -> bool:
 
 def _cannot_list(error: OSError) -> None:
     raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
-
-
-def _group_of(path: Path, missing_ok: bool) -> str:
-    if missing_ok and not path.is_file():  # nor would one come back from opening a pipe
-        return ""
-    patient = patient_group(path) if names_dicom(path) else ""
-    if patient:
-        return patient
-    for collection, pattern in _PATIENTS:
-        match = pattern.fullmatch(path.stem)
-        if match:
-            return f"{collection}:{match[1]}"
-    try:
-        with path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    except OSError as error:
-        if missing_ok:
-            return ""
-        raise DataError(f"{path}: the image cannot be read: {error.strerror}") from None
 
 
 def _nothing_found(where: Path, found: Sequence[_Entry], classes: Sequence[str]) -> DataError:

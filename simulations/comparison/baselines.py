@@ -103,7 +103,9 @@ def run_without_encryption(folder: Path, *, rounded: bool = True) -> Path:
     # a vault gives the same images, and cannot be opened without a key
     simulation = scenario.simulation.model_copy(update={"vault": False})
     plain = folder / BASELINES / ("plaintext" if rounded else "unrounded")
-    prepare_or_resume(Scenario(study=study, simulation=simulation), plain)
+    # floats are added in another order on another number of threads
+    threads = site_files(Study.read(folder / "study.toml"), folder)[0].threads
+    prepare_or_resume(Scenario(study=study, simulation=simulation), plain, threads=threads)
     run_to_end(plain)
     return plain
 

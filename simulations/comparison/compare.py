@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.errors import DataError, SettingsError
+from ppfl.errors import DataError, RunError, SettingsError
 from ppfl.files import replace_private
 from ppfl.learning.delong import delong
 from ppfl.learning.files import parameters_sha256
@@ -19,7 +19,7 @@ from ppfl.learning.intervals import accuracy_interval, difference_interval
 from ppfl.learning.models import get_parameters
 from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
-from ppfl.report import COMPARISON, Comparison, Estimate
+from ppfl.report import COMPARISON, Comparison, Estimate, read_comparison
 from ppfl.report.comparison import (
     Abroad,
     Difference,
@@ -50,6 +50,7 @@ from sites.xrays import XRays
 
 METHODS: tuple[Method, ...] = ("local", "pooled", "plaintext", "unrounded")
 
+_ASKED = "compare.txt"  # of a run: the methods, for whenever it is resumed
 _FEWEST = 10  # patients; below, resamples are too few to speak of an interval
 
 
@@ -178,6 +179,27 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
     )
     replace_private(folder / COMPARISON, [comparison.model_dump_json(indent=1).encode()])
     return comparison
+
+
+def also_asked(folder: Path, methods: Sequence[Method]) -> list[Method]:
+    """These methods, and those that a run was asked to be compared with before; all are kept.
+
+    Raises:
+        RunError: what was kept is damaged.
+    """
+    place, before = folder / _ASKED, list[Method]()
+    if place.exists():
+        try:
+            before = read_methods(place.read_text(encoding="ascii"))
+        except (SettingsError, UnicodeDecodeError):
+            raise RunError(f"{place}: damaged", hint="remove it, and give --compare") from None
+    elif compared := read_comparison(folder):  # by an earlier version
+        found = {other.method for tested in compared.places for other in tested.others}
+        before = [method for method in METHODS if method in found]
+    every = [method for method in METHODS if method in {*before, *methods}]
+    if every != before:
+        replace_private(place, [",".join(every).encode()])
+    return every
 
 
 def read_methods(text: str) -> list[Method]:

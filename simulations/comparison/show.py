@@ -23,8 +23,10 @@ def print_comparison(comparison: Comparison, out: Console) -> None:
         out.print(_abroad(comparison))
     if comparison.elsewhere:
         out.print(_elsewhere(comparison))
-    if comparison.same_model_in_plaintext:
-        out.print("without encryption the federation ends in the same models, bit for bit")
+    if comparison.same_model_in_plaintext is not None:
+        same = comparison.same_model_in_plaintext
+        models = "the same models, bit for bit" if same else "other models: was a site away?"
+        out.print(f"without encryption the federation ends in {models}")
     for warning in comparison.warnings:
         out.print(f"warning: {warning}", style="bold")
 

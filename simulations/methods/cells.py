@@ -63,7 +63,10 @@ class Cell:
         simulation.pop("data", None)
         if "weights" in simulation:
             simulation["weights"] = Path(simulation["weights"]).name
-        text = json.dumps([self.method.baseline, study, simulation], sort_keys=True)
+        told: list[object] = [self.method.baseline, study, simulation]
+        if self.method.version > 1:
+            told.append(self.method.version)
+        text = json.dumps(told, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -78,7 +81,8 @@ class Cell:
     @property
     def run(self) -> str:
         """The name of the folder it is run in; cells of one federation share it."""
-        text = self.federation.model_dump_json() + self.data_sha256
+        version = f"v{self.method.version}" if self.method.version > 1 else ""
+        text = self.federation.model_dump_json() + self.data_sha256 + version
         return f"{self.name}.{self.seed}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def place(self, results: Path) -> Path:

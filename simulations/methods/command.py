@@ -17,7 +17,7 @@ from ppfl.learning.sources import ImageRecord, read_records, write_manifest
 from ppfl.report import CellResult, method_findings, method_rows, write_methods
 from ppfl.xray import Scanner, write_phantoms
 from simulations.methods.cells import Cell, data_digest, read_cell, run_cell
-from simulations.methods.methods import METHODS, SCENARIOS, Method, choose_methods
+from simulations.methods.methods import METHODS, SCENARIOS, Method, choose_methods, refuse_settled
 from simulations.scenario import read_scenario, scenario_name
 from simulations.side_by_side import JOBS_HELP, side_by_side
 from simulations.tables import figure_table
@@ -66,6 +66,7 @@ def compare_methods(
     if quick == (data is not None):
         raise SettingsError("either --quick or --data FOLDER", hint="--quick draws phantoms")
     chosen = choose_methods(methods or (_QUICK_METHODS if quick else ""))
+    refuse_settled(changes or (), chosen)
     names = [name.strip() for name in scenarios.split(",") if name.strip()]
     names = names or list(_QUICK_SCENARIOS if quick else SCENARIOS)
     common = [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ppfl.errors import SettingsError
+from simulations.scenario import setting_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,15 @@ class Method:
     """One row of the table.
 
     ``changes`` are the settings in which its study differs from FedAvg's. A ``baseline`` is trained
-    without a federation: each site alone, or all X-rays pooled.
+    without a federation: each site alone, or all X-rays pooled. ``version`` counts changes of what
+    the same settings train: results of an earlier one are refused.
     """
 
     key: str
     name: str
     changes: tuple[str, ...] = ()
     baseline: Literal["", "local", "pooled"] = ""
+    version: int = 1
 
 
 _SGD_RATE = "training.learning_rate=0.02"  # SGD takes other steps than AdamW
@@ -55,7 +58,8 @@ METHODS = (
         "FedAvg over SGD",
         ('training.optimiser="sgd"', "training.momentum=0.9", _SGD_RATE),
     ),
-    Method("scaffold", "SCAFFOLD", ('training.optimiser="scaffold"', _SGD_RATE)),
+    # 2: a small site's control variates are no longer cut off
+    Method("scaffold", "SCAFFOLD", ('training.optimiser="scaffold"', _SGD_RATE), version=2),
     Method("one-step", "one step a round, FedAdam", _ONE_STEP),
 )
 
@@ -83,3 +87,29 @@ def choose_methods(text: str) -> Sequence[Method]:
     if strange := [key for key in wanted if key not in every]:
         raise SettingsError(f"--methods {strange[0]}: methods are {', '.join(every)}")
     return [method for key, method in every.items() if key in wanted or not wanted]
+
+
+def refuse_settled(changes: Sequence[str], methods: Sequence[Method]) -> None:
+    """Make sure that no setting is given that a method settles itself, as it would be ignored.
+
+    Raises:
+        SettingsError: one is; the message names all such methods.
+    """
+    for change in changes:
+        key = change.partition("=")[0]
+        own = [method.key for method in methods if _settles(method, setting_path(key))]
+        if own:
+            rest = [method.key for method in methods if method.key not in own]
+            raise SettingsError(
+                f"--set {key}: {', '.join(own)} would not follow it, having a value of their own",
+                hint=f"--methods {','.join(rest)} leaves them out" if rest else "another setting",
+            )
+
+
+def _settles(method: Method, path: Sequence[str]) -> bool:
+    for own in method.changes:
+        settled = setting_path(own.partition("=")[0])
+        shorter = min(len(path), len(settled))  # a whole table holds the setting, too
+        if list(path[:shorter]) == settled[:shorter]:
+            return True
+    return False

@@ -98,6 +98,35 @@ def test_group_norm_begins_as_the_batch_norm_that_was_pretrained(tmp_path: Any) 
     torch.testing.assert_close(features[1], features[0], atol=1e-2, rtol=1e-2)
 
 
+def test_group_norm_cannot_begin_as_a_batch_norm_without_a_convolution_before_it(
+    tmp_path: Any,
+) -> None:
+    torch.save(build_model("densenet121", classes=3, seed=9).state_dict(), tmp_path / "w.pth")
+    grouped = build_model("densenet121", classes=3, seed=1, group_norm=True)
+    before = get_parameters(grouped)
+    with pytest.raises(ModelError, match=r"norm1: pretrained batch norm cannot become group norm"):
+        load_pretrained(grouped, tmp_path / "w.pth", architecture="densenet121")
+    for name, array in get_parameters(grouped).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "frozen_statistics", "told"),
+    [
+        ("group", 0.0, 'model.batch_norm = "group"'),
+        ("local", 0.0, 'model.batch_norm = "local"'),
+        ("average", 0.5, "training.frozen_statistics"),
+    ],
+)
+def test_what_is_about_batch_norm_needs_a_network_that_has_some(
+    batch_norm: str, frozen_statistics: float, told: str
+) -> None:
+    study = _study(architecture="squeezenet1_1", batch_norm=batch_norm)
+    training = study.training.model_copy(update={"frozen_statistics": frozen_statistics})
+    with pytest.raises(ModelError, match=f"{told}: squeezenet1_1 has no batch norm"):
+        build_study_model(study.model_copy(update={"training": training}))
+
+
 def _changed(before: Arrays, after: Arrays) -> set[str]:
     return {name for name in after if not np.array_equal(before[name], after[name])}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.codec import Quantizer, extents_of, ranges_of
+from ppfl.codec import Quantizer, extents_of, ranges_of, weight_units
 from ppfl.learning.images import ImageSet
 from ppfl.learning.models import get_parameters
 from ppfl.learning.server_optimiser import ServerState
@@ -103,7 +103,9 @@ def test_scaffold_is_algorithm_1_over_two_rounds_and_two_sites() -> None:
                 model, data[i], options, number=number, corrections=ours[i].corrections()
             )
             trained = get_parameters(model)
-            found_controls.append(ours[i].after(opened, trained, rates=result.rates))
+            found_controls.append(
+                ours[i].after(opened, trained, rates=result.rates, weight=shares[i])
+            )
             found.append(trained)
         x = {name: sum(p * y[name] for p, y in zip(shares, ends, strict=True)) for name in x}
         c = {name: sum(p * k[name] for p, k in zip(shares, controls, strict=True)) for name in x}
@@ -118,17 +120,32 @@ def test_scaffold_is_algorithm_1_over_two_rounds_and_two_sites() -> None:
     assert any(np.abs(array).max() > 0.01 for array in c.values())
 
 
-def test_a_control_variate_stays_within_what_an_update_has_room_for() -> None:
-    c = {"control.w": np.array([[0.0, 0.0], [0.5, -0.25]], np.float32)}
-    own = ControlVariates(c, {"control.w": np.zeros((2, 2), np.float32)})
-    start = {"w": np.zeros((2, 2), np.float32)}
-    trained = {"w": np.array([[-100, 0.01], [-0.5, 100]], np.float32)}
-    after = own.after(start, trained, rates=1.0)["control.w"]
-    room = extents_of(ranges_of(c))
-    np.testing.assert_allclose(room, [0.1, 1.1], rtol=0.125)
-    np.testing.assert_allclose(after, [[room[0], -0.01], [0.0, -room[1]]], atol=1e-8)
-    quantizer = Quantizer({"control.w": (2, 2)}, ranges_of(c), 14)
-    assert quantizer.quantize({"control.w": after}, weight=2**32).clipped == 0
+@pytest.mark.parametrize("weight", [1.0, 0.75, 1 / 3, 10 / 3215, 1e-7, 1e-12])
+@pytest.mark.parametrize("shape", [(2, 2), (4,)])
+def test_a_control_variate_stays_within_what_an_update_has_room_for(
+    weight: float, shape: tuple[int, ...]
+) -> None:
+    c = {"control.w": np.array([0.0, 0.0, 0.5, -0.25], np.float32).reshape(shape)}
+    own = ControlVariates(c, {"control.w": np.zeros(shape, np.float32)})
+    start = {"w": np.zeros(shape, np.float32)}
+    far = np.float32(1e12)
+    trained = {"w": np.array([-far, 0.01, -0.5, far], np.float32).reshape(shape)}
+    after = own.after(start, trained, rates=1.0, weight=weight)["control.w"]
+    room = extents_of(ranges_of(c)) / (weight_units(weight) / 2**32)
+    assert room[0] * weight_units(weight) / 2**32 == pytest.approx(
+        0.25 if len(room) == 2 else 1.25, rel=0.125
+    )
+    np.testing.assert_allclose(after.ravel(), [room[0], -0.01, 0.0, -room[-1]], rtol=1e-6)
+    quantizer = Quantizer({"control.w": shape}, ranges_of(c), 14)
+    assert quantizer.quantize({"control.w": after}, weight=weight_units(weight)).clipped == 0
+
+
+def test_a_small_sites_control_variate_is_not_cut_off() -> None:
+    # ten images of 3,215: as large as one was in the scenario dirichlet-0.1
+    zeros = {"control.w": np.zeros((1, 2), np.float32)}
+    start, trained = ({"w": np.array([[x, -x]], np.float32)} for x in (0.0, -3.0))
+    after = ControlVariates(zeros, zeros).after(start, trained, rates=1.0, weight=10 / 3215)
+    np.testing.assert_array_equal(after["control.w"], [[3, -3]])
 
 
 @pytest.mark.parametrize("kind", ["fedavgm", "fedadam", "fedyogi"])

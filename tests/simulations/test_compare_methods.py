@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,10 @@ def test_a_result_is_bound_to_settings_and_xrays_and_to_no_place(tmp_path: Path)
     assert here.settings_sha256 == _cell("fedavg", scenario("/here", "seed=2022")).settings_sha256
     assert here.settings_sha256 != _cell("fedavg", scenario("/here", "seed=1")).settings_sha256
     assert here.settings_sha256 != _cell("local", scenario("/here")).settings_sha256
+    # nor is it one of what a method was before
+    later = replace(here, method=replace(here.method, version=2))
+    assert here.settings_sha256 != later.settings_sha256
+    assert here.run != later.run
 
     write_phantoms(tmp_path / "a", counts={"Normal": 2, "Effusion": 2}, size=64, seed=1)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -398,6 +403,14 @@ def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
         (["--quick", "--methods", "fedavg,fedz"], "--methods fedz: methods are pooled, local"),
         (["--quick", "--scenarios", "none"], "none: no such scenario"),
         (["--quick", "--seeds", "1,x"], "--seeds x: must be numbers"),
+        (
+            ["--quick", "--methods", "fedavg,sgd", "--set", "momentum=0.5"],
+            "--set momentum: sgd would not follow it",
+        ),
+        (
+            ["--quick", "--methods", "fedbn,head", "--set", "model={}"],
+            "--set model: fedbn, head would not follow it",
+        ),
         ([], "either --quick or --data"),
     ):
         result = CliRunner().invoke(_app, ["compare-methods", *arguments, "--out", str(tmp_path)])

@@ -11,7 +11,7 @@ import tomli_w
 from typer.testing import CliRunner
 
 import simulations.runner
-from ppfl.errors import SettingsError
+from ppfl.errors import DataError, RunError, SettingsError
 from ppfl.learning import intervals
 from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.learning.models import get_parameters
@@ -19,13 +19,19 @@ from ppfl.learning.sources import ImageRecord, write_manifest
 from ppfl.learning.splits import split_by_group
 from ppfl.report import read_comparison
 from ppfl.report.comparison import Place
-from ppfl.settings import Study
+from ppfl.settings import SiteFile, Study
 from ppfl.xray import write_phantoms
-from simulations.comparison.baselines import BASELINES, train_local, train_pooled
+from simulations.comparison.baselines import (
+    BASELINES,
+    run_without_encryption,
+    train_local,
+    train_pooled,
+)
 from simulations.comparison.compare import (
     METHODS,
     _Comparer,
     _warnings,
+    also_asked,
     compare_run,
     site_tests,
 )
@@ -227,6 +233,48 @@ def test_no_test_image_is_of_a_patient_whom_a_site_trains_on(tmp_path: Path) -> 
     assert set(tests["large"].groups) == {r.group for r in tested} - {shared.group}
 
 
+def _methods(stdout: str) -> set[str]:
+    places = json.loads(stdout)["comparison"]["places"]
+    return {other["method"] for place in places for other in place["others"]}
+
+
+def test_what_was_asked_is_kept_and_damage_is_told(tmp_path: Path) -> None:
+    assert also_asked(tmp_path, []) == []
+    assert not list(tmp_path.iterdir())
+    assert also_asked(tmp_path, ["plaintext"]) == ["plaintext"]
+    assert also_asked(tmp_path, ["local"]) == ["local", "plaintext"]
+    assert also_asked(tmp_path, []) == ["local", "plaintext"]
+    (tmp_path / "compare.txt").write_text("loc")
+    with pytest.raises(RunError, match=r"compare\.txt: damaged"):
+        also_asked(tmp_path, [])
+
+
+def test_without_encryption_it_trains_on_as_many_threads(tmp_path: Path) -> None:
+    prepare(tiny_scenario("unsafe_plaintext"), tmp_path / "run", threads=1)
+    plain = run_without_encryption(tmp_path / "run")
+    assert SiteFile.read(plain / "sites" / "east" / "site.toml").threads == 1
+
+
+def test_a_hospital_that_is_held_out_needs_a_patient_of_its_own(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "x", counts={"Normal": 8, "Effusion": 8}, size=64, seed=1)
+    records = [
+        ImageRecord(path, path.parent.name, path.stem, site)
+        for path in sorted((tmp_path / "x").rglob("*.png"))
+        for site in (("a", "b")[path.stem.endswith(("2", "3"))],)
+    ]
+    first = records[0]
+    copy = tmp_path / "x" / "copy.png"
+    copy.write_bytes(first.path.read_bytes())
+    records.append(ImageRecord(copy, first.label, first.group, "c"))
+    write_manifest(tmp_path / "x" / "index.csv", records)
+    scenario = tiny_scenario("unsafe_plaintext", federation={"sites": []})
+    simulation = {"data": str(tmp_path / "x"), "partition": {"kind": "column"}, "hold_out": "c"}
+    told = Scenario.model_validate({"study": scenario.study, "simulation": simulation})
+    with pytest.raises(DataError, match="c has no X-ray to test on: a site knows every one"):
+        prepare(told, tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # nor is a key in the way of the next try
+
+
 def test_the_command_compares_and_prints(tmp_path: Path) -> None:
     scenario = tiny_scenario("unsafe_plaintext", training={"rounds": 1})
     path, out = tmp_path / "tiny.toml", str(tmp_path / "run")
@@ -240,6 +288,12 @@ def test_the_command_compares_and_prints(tmp_path: Path) -> None:
     result = CliRunner().invoke(_app, [*arguments, "--compare", "local"], catch_exceptions=False)
     told = json.loads(result.stdout)["comparison"]
     assert [place["name"] for place in told["places"]] == ["", "east", "north", "west"]
+    # what was asked before is asked again
+    result = CliRunner().invoke(_app, [*arguments, "--compare", "pooled"], catch_exceptions=False)
+    assert _methods(result.stdout) == {"local", "pooled"}
+    (tmp_path / "run" / "compare.txt").unlink()  # an earlier version kept the comparison alone
+    result = CliRunner().invoke(_app, arguments, catch_exceptions=False)
+    assert _methods(result.stdout) == {"local", "pooled"}
     for extra, message in (
         (
             ["--compare", "locale"],

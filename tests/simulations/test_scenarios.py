@@ -21,6 +21,7 @@ from simulations import command
 from simulations.altered import AlteredHospital, alter, rescan
 from simulations.dealing import deal, held_out_xrays, hospital_names
 from simulations.main import _app
+from simulations.runner import share_of_cores
 from simulations.scenario import SCENARIOS, read_scenario, scenario_name
 
 _CLASSES = ("COVID", "Normal", "Viral_Pneumonia")
@@ -78,13 +79,13 @@ def test_a_scenarios_folder_has_its_whole_name() -> None:
 def test_a_run_of_a_name_with_a_dot_goes_into_a_folder_of_that_name(
     xrays: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(_: object, folder: Path) -> None:
-        raise DataError(str(folder))
+    def stop(_: object, folder: Path, *, threads: int) -> None:
+        raise DataError(f"{folder}, {threads}")
 
     monkeypatch.setattr(command, "prepare", stop)
     for name in ("dirichlet-0.1", "dirichlet-0.5"):
-        result = CliRunner().invoke(_app, ["simulate", name, "--data", str(xrays)])
-        assert str(result.exception) == f"runs/{name}"
+        result = CliRunner().invoke(_app, ["simulate", name, "--data", str(xrays), "--actors", "2"])
+        assert str(result.exception) == f"runs/{name}, {share_of_cores(2)}"
 
 
 def test_a_file_may_extend_a_built_in_scenario(tmp_path: Path) -> None:
