@@ -54,6 +54,7 @@ def personalise(
         "local_steps": 0,
         "optimiser": "adamw" if options.optimiser == "adamw" else "sgd",
         "proximal_mu": 0.0,
+        "logit_adjustment": 0.0,  # the site's mix of classes is what it is for
         "frozen_statistics": 0.0,
     }
     train_locally(

@@ -8,6 +8,8 @@
 1905.12322.
 
 [KKM20] S. P. Karimireddy et al., "SCAFFOLD", ICML 2020.
+
+[MJR21] A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv 2007.07314.
 """
 
 from __future__ import annotations
@@ -78,6 +80,10 @@ def train_locally(
     With ``proximal_mu`` the loss of a step gains μ/2 · ‖w − w_t‖², where w_t is the model as it was
     given [LSZ20, eq. 2].
 
+    With ``logit_adjustment`` τ the loss of a step is the cross-entropy of the logits plus τ log π,
+    where π are the shares of the classes in the site's loss, a class that it lacks counted as one
+    image [MJR21, eq. 10]; so what the model says of an image does not take on the site's mix.
+
     Afterwards batch norm's running statistics are estimated anew, with the parameters as they have
     become and on images as they are [WJ21]: those gathered in training belong to earlier parameters
     and to augmented images, and an average of them misleads the network on all sites.
@@ -118,7 +124,9 @@ def train_locally(
     start = int(np.random.SeedSequence((seed, round_number)).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(start)
     device = device or choose_device()
-    weights = _class_weights(data.labels, classes, weighted=options.class_weighting).to(device)
+    weights = _class_weights(data.labels, classes, weighted=options.class_weighting)
+    prior = options.logit_adjustment * _log_shares(data.labels, weights).to(device)
+    weights = weights.to(device)
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(model, options)
     adjust = _Adjustment(model, options.proximal_mu, corrections or {})
@@ -159,7 +167,7 @@ def train_locally(
             with lower:
                 logits = model(network_input(pixels, normalisation))
             each = functional.cross_entropy(
-                logits.float(),
+                logits.float() + prior,
                 labels,
                 label_smoothing=options.label_smoothing,
                 reduction="none",
@@ -269,6 +277,12 @@ def _class_weights(labels: NDArray[np.int64], classes: int, *, weighted: bool) -
     counts = np.bincount(labels, minlength=classes)
     weights = 1 / np.maximum(counts, counts.max() / _HIGHEST_CLASS_WEIGHT)
     return torch.tensor(weights / weights[labels].mean(), dtype=torch.float32)
+
+
+def _log_shares(labels: NDArray[np.int64], weights: Tensor) -> Tensor:
+    """(classes,) the logarithms of what each class's images count in the loss together."""
+    counts = torch.from_numpy(np.bincount(labels, minlength=len(weights))).clamp(min=1)
+    return torch.log_softmax(torch.log(counts * weights), dim=0)
 
 
 def _optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:

@@ -66,6 +66,11 @@ def _at_site(training: TrainingOptions) -> Iterator[str]:
                 "Sites train with SCAFFOLD: SGD, each of whose steps is corrected by control "
                 "variates; they are sealed and summed beside the parameters."
             )
+    if training.logit_adjustment:
+        yield (
+            "In training each class's logit gains the logarithm of its share of the site's loss "
+            f"(logit adjustment, τ = {training.logit_adjustment:g})."
+        )
     if training.proximal_mu:
         yield (
             "A site's loss pulls towards the model that the round began with (FedProx, "

@@ -140,6 +140,13 @@ class TrainingOptions(Section):
     class_weighting: bool = Field(
         True, description="a rare class counts as much as a common one in the loss"
     )
+    logit_adjustment: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="τ: in training each class's logit gains τ · log of what the class counts at "
+        "the site, so that the model does not learn the site's mix of classes; 0: not",
+    )
     augmentation: bool = Field(
         True,
         description="small turns, shifts, zooms and changes of contrast; never upside down",

@@ -128,7 +128,7 @@ def _train(
             raise RunError(f"{done}: damaged", hint="remove it to train anew") from None
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_freed_memory()
-    options = _without_federation(study.training, sites=len(sites))
+    options = without_federation(study.training, sites=len(sites))
     classes = len(study.classes)
     data = _join([XRays(site, study).images("train") for site in sites])
     normalisation = study.images.normalisation
@@ -180,15 +180,16 @@ def _digest(study: Study, sites: Sequence[SiteFile], *, seed: int) -> str:
         for site in sites
         for record in XRays(site, study).records("train")
     )
-    training = _without_federation(study.training, sites=len(sites))
+    training = without_federation(study.training, sites=len(sites))
     options = study.images, study.model, training
     told = [study.classes, seed, *(each.model_dump(mode="json") for each in options), records]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _without_federation(options: TrainingOptions, *, sites: int) -> TrainingOptions:
+def without_federation(options: TrainingOptions, *, sites: int) -> TrainingOptions:
     """The options without what corrects a site's steps for others' sake, for all sites' steps."""
-    changes: dict[str, object] = {"proximal_mu": 0.0, "personalise_epochs": 0}
+    changes: dict[str, object] = {"proximal_mu": 0.0, "logit_adjustment": 0.0}
+    changes["personalise_epochs"] = 0
     changes["local_steps"] = sites * options.local_steps  # 0 where passes are counted
     if options.optimiser == "scaffold":
         changes["optimiser"] = "sgd"

@@ -16,13 +16,14 @@ from ppfl.learning.models import build_study_model, set_parameters
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import Study
+from simulations.comparison.baselines import without_federation
 from simulations.shortcuts.xrays import Side
 
 
 class HeldOut:
     """Trains on all hospitals' X-rays but one's, pooled, with the study's settings.
 
-    Control variates are 0 where there is one site, so that SCAFFOLD is SGD here.
+    What corrects a site's steps for others' sake is left out, and SCAFFOLD is SGD.
 
     A model that is done is kept in ``folder`` and read the next time.
 
@@ -60,12 +61,13 @@ class HeldOut:
             normalisation = normalisation_of(*pixel_sums(images))
         network = build_study_model(study)
         set_parameters(network, self._start)
+        options = without_federation(study.training, sites=len(study.federation.sites))
         for number in range(1, study.training.rounds + 1):
             self._talk.print(f"  without {site}: round {number} of {study.training.rounds}")
             train_locally(
                 network,
                 images,
-                study.training,
+                options,
                 classes=len(classes),
                 normalisation=normalisation,
                 round_number=number,

@@ -120,6 +120,36 @@ def test_scaffold_is_algorithm_1_over_two_rounds_and_two_sites() -> None:
     assert any(np.abs(array).max() > 0.01 for array in c.values())
 
 
+@pytest.mark.parametrize("tau", [1.0, 0.5])
+@pytest.mark.parametrize(
+    ("weighted", "weights"),
+    [
+        (False, (1, 1, 1)),
+        # 1, 4 and 20 times, where the last class has no image, and on average 1 an image
+        (True, (0.625, 2.5, 12.5)),
+    ],
+)
+def test_logit_adjustment_adds_the_classes_shares_to_their_logits(
+    tau: float, weighted: bool, weights: tuple[float, ...]
+) -> None:
+    """Menon et al. 2021, eq. 10; a class that the site lacks counts as one image."""
+    update = {"logit_adjustment": tau, "class_weighting": weighted}
+    options = WHOLE_BATCH.model_copy(update=update)
+    every = grey_images(1, 120)
+    mine = np.concatenate(
+        [np.flatnonzero(every.labels == 0)[:40], [1, 4, 7, 10, 13, 16, 19, 22, 25, 28]]
+    )
+    data = ImageSet(every.images[mine], every.labels[mine])
+    counted = np.array([40, 10, 1]) * weights
+    prior = tau * np.log(counted / counted.sum())
+    model, w = Softmax(), as_float64(Softmax())
+    for rate in rates_of(options, 1):
+        gradient = gradient_of(data, w, prior=prior, weights=weights)
+        w = {name: w[name] - rate * gradient[name] for name in w}
+    train(model, data, options)
+    assert_close(get_parameters(model), w)
+
+
 @pytest.mark.parametrize("weight", [1.0, 0.75, 1 / 3, 10 / 3215, 1e-7, 1e-12])
 @pytest.mark.parametrize("shape", [(2, 2), (4,)])
 def test_a_control_variate_stays_within_what_an_update_has_room_for(

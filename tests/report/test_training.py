@@ -38,6 +38,7 @@ def test_the_default_is_federated_averaging_with_adamw() -> None:
         ({"training": {"optimiser": "sgd", "momentum": 0.9}}, "SGD, momentum 0.9", "AdamW"),
         ({"training": {"optimiser": "scaffold"}}, "SCAFFOLD", "AdamW"),
         ({"training": {"proximal_mu": 0.01}}, "(FedProx, μ = 0.01)", "SCAFFOLD"),
+        ({"training": {"logit_adjustment": 1}}, "(logit adjustment, τ = 1)", "FedProx"),
         (
             {"training": {"server_optimiser": "fedavgm"}},
             "step of FedAvgM (rate 1, momentum 0.9) towards the average",

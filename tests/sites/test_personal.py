@@ -38,6 +38,7 @@ def _study() -> Study:
         **{"rounds": 7, "local_epochs": 3, "personalise_epochs": _EPOCHS, "batch_size": 64},
         **{"optimiser": "sgd", "learning_rate": 0.5, "momentum": 0.0, "weight_decay": 0.0},
         **{"augmentation": False, "class_weighting": False, "proximal_mu": 0.5},
+        "logit_adjustment": 1.0,
     }
     federation = {"sites": ["east", "west"]}
     classes = ["a", "b", "c"]
@@ -53,6 +54,7 @@ def test_the_last_layer_takes_plain_gradient_steps_and_nothing_else_moves() -> N
     network.body[1].running_mean.fill_(0.1)  # type: ignore[union-attr, operator]
     rng = np.random.default_rng(2)
     labels = np.arange(30) % _CLASSES
+    labels[:6] = 0
     noise = rng.integers(0, 60, (30, 8, 8))
     data = ImageSet((labels[:, None, None] * 90 + noise).astype(np.uint8), labels)
     before = {name: array.astype(np.float64) for name, array in get_parameters(network).items()}
