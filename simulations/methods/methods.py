@@ -27,6 +27,7 @@ class Method:
 
 
 _SGD_RATE = "training.learning_rate=0.02"  # SGD takes other steps than AdamW
+_LOGITS, _FROZEN = "training.logit_adjustment=1", "training.frozen_statistics=1.0"
 
 # FedSGD, whose mean gradient over all sites is what FedAdam steps along: many rounds, each of few
 # images. Gradients are small beside parameters, so that they need more bits; and a batch of one
@@ -36,7 +37,7 @@ _ONE_STEP = (
     "training.batch_size=64",
     *('training.optimiser="sgd"', "training.learning_rate=0.1", "encryption.value_bits=20"),
     *('training.server_optimiser="fedadam"', "training.server_learning_rate=3e-4"),
-    *("training.server_tau=1e-5", "training.frozen_statistics=1.0", "training.weight_decay=0"),
+    *("training.server_tau=1e-5", _FROZEN, "training.weight_decay=0"),
 )
 
 METHODS = (
@@ -50,6 +51,8 @@ METHODS = (
     Method("groupnorm", "GroupNorm", ('model.batch_norm="group"',)),
     Method("tail", "trained from features.14", ('model.train_from="features.14"',)),
     Method("frozen", "frozen statistics", ("training.frozen_statistics=0.5",)),
+    Method("logits", "logit adjustment", (_LOGITS,)),
+    Method("logits-frozen", "logit adjustment, statistics frozen throughout", (_LOGITS, _FROZEN)),
     Method("fedavgm", "FedAvgM", ('training.server_optimiser="fedavgm"',)),
     Method("fedadam", "FedAdam", ('training.server_optimiser="fedadam"',)),
     Method("fedyogi", "FedYogi", ('training.server_optimiser="fedyogi"',)),
