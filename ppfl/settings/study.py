@@ -326,8 +326,15 @@ class Study(Section):
         return min(self.federation.mean_xray_size, self.images.size)
 
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal over the study's canonical JSON; equal studies, equal digests."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 in hexadecimal over the study's canonical JSON; equal studies, equal digests.
+
+        A setting that came later counts only where it is not what went without saying before, so
+        that the record of an older study can still be checked.
+        """
+        told = self.model_dump(mode="json")
+        if self.training.logit_adjustment == 0:  # came later
+            del told["training"]["logit_adjustment"]
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_toml(self) -> str:

@@ -55,3 +55,13 @@ def test_those_that_fit_together_are_not() -> None:
 def test_a_share_of_the_rounds_is_whole_rounds(share: float, rounds: int, frozen: int) -> None:
     study = _study({}, {"frozen_statistics": share, "rounds": rounds})
     assert study.training.frozen_rounds == frozen
+
+
+def test_a_setting_that_came_later_leaves_older_fingerprints_as_they_were() -> None:
+    tables = {"name": "a", "classes": ["x", "y"], "federation": {"sites": ["east", "west"]}}
+    study = Study.model_validate(tables)
+    # of the version before `logit_adjustment`
+    before = "9c36b9f51be6d4fe083d8ab502259b47eba1e7808eb14b772e647c9326ddb7fb"
+    assert study.fingerprint() == before
+    other = Study.model_validate(tables | {"training": {"logit_adjustment": 1}})
+    assert other.fingerprint() != before
