@@ -52,7 +52,7 @@ METHODS = (
     Method("tail", "trained from features.14", ('model.train_from="features.14"',)),
     Method("frozen", "frozen statistics", ("training.frozen_statistics=0.5",)),
     Method("logits", "logit adjustment", (_LOGITS,)),
-    Method("logits-frozen", "logit adjustment, statistics frozen throughout", (_LOGITS, _FROZEN)),
+    Method("logits-frozen", "logit adjustment on frozen statistics", (_LOGITS, _FROZEN)),
     Method("fedavgm", "FedAvgM", ('training.server_optimiser="fedavgm"',)),
     Method("fedadam", "FedAdam", ('training.server_optimiser="fedadam"',)),
     Method("fedyogi", "FedYogi", ('training.server_optimiser="fedyogi"',)),

@@ -1,30 +1,52 @@
-"""The table of methods by scenarios in the docs."""
+"""The tables and figures of methods by scenarios in the docs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ppfl.report import method_rows
+import pytest
+
+from ppfl.report import CellResult, method_rows
 from simulations.methods.cells import Cell, read_cell
 from simulations.methods.methods import METHODS
 from simulations.scenario import read_scenario
 
 _BY_KEY = {method.key: method for method in METHODS}
 _ROOT = Path(__file__).parents[2]
+_PAGE = (_ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
+
+
+def _kept(folder: str, *common: str) -> list[CellResult]:
+    """The results in a folder, which must be of the present settings."""
+    places = sorted((_ROOT / "benchmarks" / "results" / folder).glob("*.json"))
+    results = [result for result in map(read_cell, places) if result]
+    for found in results:
+        method = _BY_KEY[found.method]
+        changes = ["mean_xray_size=0", *common, *method.changes]
+        scenario = read_scenario(found.scenario, data=_ROOT, changes=changes)
+        assert Cell(method, scenario, found.scenario, found.data_sha256).fits(found), found.scenario
+        assert found.name == method.name
+    assert results
+    return results
 
 
 def test_the_table_in_the_docs_is_of_the_kept_results_and_of_the_present_settings() -> None:
     # ppfl compare-methods --data FOLDER --size 64 --rounds 5 --results benchmarks/results/methods
-    kept = map(read_cell, sorted((_ROOT / "benchmarks" / "results" / "methods").glob("*.json")))
-    results = [result for result in kept if result]
-    common = ("mean_xray_size=0", "size=64", "rounds=5")
-    for found in results:
-        method = _BY_KEY[found.method]
-        changes = [*common, *method.changes]
-        scenario = read_scenario(found.scenario, data=_ROOT, changes=changes)
-        assert Cell(method, scenario, found.scenario, found.data_sha256).fits(found), found.scenario
-    page = (_ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
-    for row in method_rows(results):
+    for row in method_rows(_kept("methods", "size=64", "rounds=5")):
         figures = (row.accuracy, row.everywhere, row.macro_auroc, row.worst, row.megabytes)
-        assert f"| {row.name} | {' | '.join(figures)} |" in page, row.scenario
-    assert results
+        assert f"| {row.name} | {' | '.join(figures)} |" in _PAGE, row.scenario
+
+
+@pytest.mark.parametrize(
+    ("folder", "common"),
+    [
+        ("iid-160", ("size=160", "rounds=10", "label_smoothing=0.1")),
+        ("dirichlet-128", ("size=128",)),
+    ],
+)
+def test_single_figures_in_the_docs_are_of_kept_results(
+    folder: str, common: tuple[str, ...]
+) -> None:
+    for row in method_rows(_kept(folder, *common)):
+        figure, interval = row.everywhere.split(" ", maxsplit=1)
+        assert f"{figure} % {interval}" in _PAGE, row.name
