@@ -42,6 +42,7 @@ def test_the_table_in_the_docs_is_of_the_kept_results_and_of_the_present_setting
     [
         ("iid-160", ("size=160", "rounds=10", "label_smoothing=0.1")),
         ("dirichlet-128", ("size=128",)),
+        ("dirichlet-128-12", ("size=128", "rounds=12")),
     ],
 )
 def test_single_figures_in_the_docs_are_of_kept_results(
