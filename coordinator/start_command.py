@@ -47,8 +47,11 @@ def start_coordinator(
         if not _comes_up(process, settings, place):
             with log.path.open("rb") as file:
                 file.seek(began)
-                typer.echo(file.read().decode(errors="replace"), nl=False, err=True)
-            _end_as(process.returncode, settings, place)
+                said = file.read().decode(errors="replace")
+            code = process.returncode  # where the disk is full it may be all that there is
+            untold = f"It ended with {code}, and could not write why: docs/errors.md lists codes\n"
+            typer.echo(said or untold, nl=False, err=True)
+            _end_as(code, settings, place)
     print_status(read_status(settings, place), as_json=as_json)
 
 

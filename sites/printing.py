@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -37,9 +37,10 @@ def run_command_line(app: Callable[[], None]) -> None:
         told = error
         if isinstance(told, OSError):  # a full disk, a folder that may not be written to
             told = write_error(str(told.filename2 or told.filename or "a file"), told)
-        typer.echo(f"ppfl: {told}", err=True)
-        if told.hint:
-            typer.echo(f"hint: {told.hint}", err=True)
+        with suppress(OSError):  # stderr may be a file on a full disk
+            typer.echo(f"ppfl: {told}", err=True)
+            if told.hint:
+                typer.echo(f"hint: {told.hint}", err=True)
         sys.exit(exit_code_of(error))
 
 

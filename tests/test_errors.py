@@ -18,6 +18,7 @@ import simulations.main
 from ppfl.errors import DataError, DiskFullError, KeyFileError, PpflError, RunError, write_error
 from ppfl.federation import Checkpoint, Journal
 from ppfl.federation.journal import RoundStarted
+from sites.flower import flower_program
 
 _TOP = Path(__file__).parents[1]
 _PAGE = (_TOP / "docs" / "errors.md").read_text()
@@ -92,6 +93,16 @@ def test_a_record_for_which_there_is_no_room_says_so(
             Checkpoint("s", "r", 1, b"total").write(tmp_path / "checkpoint.bin")
     assert _main(monkeypatch, caught.value) == 60
     assert "last complete round" in caught.value.hint
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_message_for_which_there_is_no_room_leaves_the_exit_code(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    with open("/dev/full", "wb") as full:
+        for command, code in ((("keys", "show"), 22), (("coordinator", "run"), 10)):
+            program = [flower_program("ppfl"), *command, missing]
+            ended = subprocess.run(program, stdout=full, stderr=full, check=False)
+            assert ended.returncode == code
 
 
 _FILL = """

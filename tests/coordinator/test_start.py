@@ -96,9 +96,9 @@ class _Run:
 def spawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], Result]:
     """Start a coordinator whose `run` ends with a code, or does not."""
 
-    def start(code: int | None) -> Result:
+    def start(code: int | None, said: bytes = b"what it said\n") -> Result:
         def run(_: Path, output: IO[bytes]) -> _Run:
-            output.write(b"what it said\n")
+            output.write(said)
             return _Run(code)
 
         monkeypatch.setattr(module, "_spawn", run)
@@ -115,6 +115,14 @@ def test_one_that_ends_at_once_ends_it_with_the_same_code(
     assert ended.exit_code == 42
     assert ended.stderr.endswith("what it said\n")
     assert ended.stdout == ""
+
+
+def test_one_whose_log_lies_on_a_full_disk_is_said_to_have_ended(
+    spawn: Callable[..., Result],
+) -> None:
+    ended = spawn(60, said=b"")
+    assert ended.exit_code == 60
+    assert "It ended with 60, and could not write why" in ended.stderr
 
 
 def test_one_that_is_ended_meanwhile_is_an_error(spawn: Callable[[int | None], Result]) -> None:

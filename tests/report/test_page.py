@@ -100,6 +100,7 @@ def _cells(row: Sequence[int]) -> str:
 def test_what_encryption_takes_of_a_round_is_said(tmp_path: Path) -> None:
     page = _page(tmp_path, [started(), *_first_round()])
     assert "Encryption took 1.9 of 20.0 s a round (9 %)" in page
+    assert "integers, of which a parameter can take two" in page  # so 4 bytes each are no model's
     some = [answered(1, site) for site in SITES]
     ahead = [each.model_copy(update={"seconds": {**each.seconds, "ahead": 1.0}}) for each in some]
     page = _page(tmp_path / "ahead", [started(), *ahead, closed(1)])
