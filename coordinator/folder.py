@@ -23,7 +23,7 @@ from ppfl.crypto.certificates import (
 )
 from ppfl.crypto.keyfiles import format_public_key
 from ppfl.crypto.signing import create_signing_key, key_fingerprint, read_signing_key
-from ppfl.crypto.textfile import make_key_folder, read_key_text, require_private, write_key_text
+from ppfl.crypto.textfile import new_key_folder, read_key_text, require_private, write_key_text
 from ppfl.errors import (
     KeyMismatchError,
     KitError,
@@ -55,18 +55,18 @@ def create_folder(folder: Path, study: Study, *, host: str, port: int, days: int
     settings = check_settings({"host": host, "port": port}, CoordinatorFile, where="coordinator")
     authority = create_authority(days=_AUTHORITY_DAYS)
     server = issue_server(authority, host=host, days=days)
-    make_key_folder(folder)
-    for path, text, mode in (
-        (settings.ca_key, authority.key, 0o600),
-        (settings.ca_certificate, authority.certificate, 0o644),
-        (settings.certificate_key, server.key, 0o600),
-        (settings.certificate, server.certificate, 0o644),
-    ):
-        (folder / path).parent.mkdir(exist_ok=True)
-        write_key_text(folder / path, text, mode=mode)
-    create_signing_key(folder / settings.journal_key)
-    (folder / settings.study).write_text(study.to_toml(), encoding="utf-8")
-    (folder / COORDINATOR_FILE).write_text(settings.to_toml(), encoding="utf-8")
+    with new_key_folder(folder):
+        for path, text, mode in (
+            (settings.ca_key, authority.key, 0o600),
+            (settings.ca_certificate, authority.certificate, 0o644),
+            (settings.certificate_key, server.key, 0o600),
+            (settings.certificate, server.certificate, 0o644),
+        ):
+            (folder / path).parent.mkdir(exist_ok=True)
+            write_key_text(folder / path, text, mode=mode)
+        create_signing_key(folder / settings.journal_key)
+        (folder / settings.study).write_text(study.to_toml(), encoding="utf-8")
+        (folder / COORDINATOR_FILE).write_text(settings.to_toml(), encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ppfl.crypto.sealing import read_sealing_key, write_sealing_key
-from ppfl.crypto.textfile import make_key_folder, read_key_text, require_private, write_key_text
+from ppfl.crypto.textfile import new_key_folder, read_key_text, require_private, write_key_text
 from ppfl.errors import KeyFileError
 from ppfl.federation.cards import Card
 from ppfl.settings import check_name
@@ -32,14 +32,14 @@ def create_identity(site: str, folder: Path) -> Card:
         KeyFileError: the folder is not empty.
     """
     check_name(site, where="site init")
-    make_key_folder(folder)
-    node, sealing = ec.generate_private_key(ec.SECP384R1()), X25519PrivateKey.generate()
-    text = node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-    write_key_text(folder / NODE_KEY, text, mode=0o600)
-    write_sealing_key(folder / _SEALING_KEY, sealing)
-    card = Card(site, _public_line(node), sealing.public_key().public_bytes_raw().hex())
-    write_key_text(folder / _NODE_PUBLIC, card.node_key + "\n", mode=0o644)
-    write_key_text(folder / f"{site}.card", card.to_text(), mode=0o644)
+    with new_key_folder(folder):
+        node, sealing = ec.generate_private_key(ec.SECP384R1()), X25519PrivateKey.generate()
+        text = node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+        write_key_text(folder / NODE_KEY, text, mode=0o600)
+        write_sealing_key(folder / _SEALING_KEY, sealing)
+        card = Card(site, _public_line(node), sealing.public_key().public_bytes_raw().hex())
+        write_key_text(folder / _NODE_PUBLIC, card.node_key + "\n", mode=0o644)
+        write_key_text(folder / f"{site}.card", card.to_text(), mode=0o644)
     return card
 
 

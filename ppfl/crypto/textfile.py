@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ppfl.errors import KeyAccessError, KeyFileError, write_error
@@ -91,8 +93,11 @@ def write_key_text(path: Path, text: str, *, mode: int) -> None:
         raise write_error(f"{path}: cannot be written", error) from None
 
 
-def make_key_folder(folder: Path) -> None:
-    """Make a folder for keys, mode 0700.
+@contextmanager
+def new_key_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for keys, mode 0700, which goes again where what belongs in it cannot be had.
+
+    What was left there, as by a full disk, would be in the way of the next try.
 
     Raises:
         KeyFileError: it is there already and not empty, or cannot be made.
@@ -107,6 +112,11 @@ def make_key_folder(folder: Path) -> None:
             f"{folder}: is there already and not empty, and no key is ever overwritten",
             hint="name a folder that does not exist yet",
         )
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def require_private(path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ppfl.crypto import PrivateKey, PublicKey, read_public_key, write_public_key
 from ppfl.crypto.sealing import SealedKey
-from ppfl.crypto.textfile import make_key_folder, read_key_text, write_key_text
+from ppfl.crypto.textfile import new_key_folder, read_key_text, write_key_text
 from ppfl.errors import KeyFileError, KeyMismatchError
 from ppfl.federation.cards import Card, grouped, match_cards
 from ppfl.settings import check_name
@@ -126,26 +126,26 @@ def hold_ceremony(key: PrivateKey, cards: Sequence[Card], folder: Path) -> Trans
         name: SealedKey.seal(key, card.recipient, site=name, card=card.fingerprint)
         for name, card in matched.items()
     }
-    make_key_folder(folder)
-    write_public_key(folder / "public.key", key.public)
-    for name, card in matched.items():
-        write_key_text(folder / f"{name}.card", card.to_text(), mode=0o644)
-        write_key_text(folder / f"{name}.sealed", sealed[name].to_text(), mode=0o644)
-    transcript = Transcript(
-        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        custody="shared",
-        fingerprint=key.public.fingerprint,
-        bits=key.public.bits,
-        cards={name: card.fingerprint for name, card in matched.items()},
-        files={
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.iterdir())
-        },
-        software={"Python": platform.python_version()} | {n: version(n) for n in _PACKAGES},
-    )
-    write_key_text(folder / "transcript.txt", transcript.to_text(), mode=0o644)
-    text = json.dumps({"version": 1} | asdict(transcript), indent=2)
-    write_key_text(folder / _TRANSCRIPT, text + "\n", mode=0o644)
+    with new_key_folder(folder):
+        write_public_key(folder / "public.key", key.public)
+        for name, card in matched.items():
+            write_key_text(folder / f"{name}.card", card.to_text(), mode=0o644)
+            write_key_text(folder / f"{name}.sealed", sealed[name].to_text(), mode=0o644)
+        transcript = Transcript(
+            made=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            custody="shared",
+            fingerprint=key.public.fingerprint,
+            bits=key.public.bits,
+            cards={name: card.fingerprint for name, card in matched.items()},
+            files={
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sorted(folder.iterdir())
+            },
+            software={"Python": platform.python_version()} | {n: version(n) for n in _PACKAGES},
+        )
+        write_key_text(folder / "transcript.txt", transcript.to_text(), mode=0o644)
+        text = json.dumps({"version": 1} | asdict(transcript), indent=2)
+        write_key_text(folder / _TRANSCRIPT, text + "\n", mode=0o644)
     return transcript
 
 

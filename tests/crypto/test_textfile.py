@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -9,12 +11,12 @@ from hypothesis import strategies as st
 
 from ppfl.crypto.textfile import (
     format_fields,
-    make_key_folder,
+    new_key_folder,
     parse_fields,
     read_key_text,
     write_key_text,
 )
-from ppfl.errors import KeyFileError
+from ppfl.errors import DiskFullError, KeyFileError
 from ppfl.files import replace_text
 
 _VALUES = st.text("0123456789abcdef", max_size=400)
@@ -38,8 +40,29 @@ def test_what_cannot_be_read_or_made_is_named(tmp_path: Path) -> None:
         read_key_text(path)
     with pytest.raises(KeyFileError, match="cannot be created: No such file"):
         write_key_text(tmp_path / "none" / "key", "x", mode=0o600)
-    with pytest.raises(KeyFileError, match="cannot be made: "):
-        make_key_folder(path / "folder")
+    with pytest.raises(KeyFileError, match="cannot be made: "), new_key_folder(path / "folder"):
+        pass
+
+
+def _fill(folder: Path, text: str) -> None:
+    with new_key_folder(folder):
+        write_key_text(folder / "key", text, mode=0o600)
+        write_key_text(folder / "second", text * 2, mode=0o600)
+
+
+def test_a_key_folder_that_was_not_filled_leaves_the_place_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "keys"
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(os, "fsync", Mock(side_effect=[None, full]))
+        with pytest.raises(DiskFullError, match="second"):
+            _fill(folder, "x")
+    _fill(folder, "y")
+    with pytest.raises(KeyFileError, match="no key is ever overwritten"):
+        _fill(folder, "z")
+    assert read_key_text(folder / "key") == "y"
 
 
 def test_a_text_is_replaced_whole_or_not_at_all(
