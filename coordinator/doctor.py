@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from coordinator.folder import COORDINATOR_FILE, check_study, node_keys
+from coordinator.folder import COORDINATOR_FILE, check_start, check_study, node_keys
 from coordinator.status import read_progress
 from ppfl.crypto import read_public_key
 from ppfl.crypto.certificates import certificate_fingerprint, check_server, read_expiry
 from ppfl.crypto.signing import key_fingerprint, read_signing_key
 from ppfl.crypto.textfile import require_private
-from ppfl.errors import KitError, ModelError, PpflError
+from ppfl.errors import KitError, PpflError
 from ppfl.federation.cards import grouped
 from ppfl.federation.kit import Kit
 from ppfl.findings import Finding, examine_one
-from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.running import read_running, require_free_port
 from ppfl.settings import Connection, CoordinatorFile, Study
 from sites.doctor import tell_days, tell_disk, tell_memory, tell_traffic
@@ -174,13 +173,8 @@ def _kits(settings: CoordinatorFile, study: Study) -> str:
 
 
 def _start(settings: CoordinatorFile, study: Study) -> str:
-    found, wanted = parameters_sha256(load_model(settings.start)[0]), study.model.start_sha256
-    if found != wanted:
-        raise ModelError(
-            f"{settings.start}: its parameters are {found[:16]}…, the study names {wanted[:16]}…",
-            hint="ppfl coordinator kit",
-        )
-    return f"parameters {wanted[:16]}…, as the study names them"
+    check_start(settings, study)
+    return f"parameters {study.model.start_sha256[:16]}…, as the study names them"
 
 
 def _run(settings: CoordinatorFile, study: Study) -> Finding:

@@ -179,6 +179,20 @@ def check_study(settings: CoordinatorFile) -> Study:
     return study
 
 
+def check_start(settings: CoordinatorFile, study: Study) -> None:
+    """Check the starting parameters.
+
+    Raises:
+        ModelError: their file is missing or damaged, or they are not those that the study names.
+    """
+    found, wanted = parameters_sha256(load_model(settings.start)[0]), study.model.start_sha256
+    if found != wanted:
+        raise ModelError(
+            f"{settings.start}: its parameters are {found[:16]}…, the study names {wanted[:16]}…",
+            hint="ppfl coordinator kit",
+        )
+
+
 def prepare_run(settings: CoordinatorFile) -> Path:
     """The run's folder, with the study, the public key and the starting parameters in it.
 
@@ -188,7 +202,7 @@ def prepare_run(settings: CoordinatorFile) -> Path:
         PpflError: as ``check_study`` does.
         KeyMaterialError: the key that signs the run's record cannot be used.
     """
-    check_study(settings)
+    check_start(settings, check_study(settings))
     read_signing_key(settings.journal_key)
     settings.run.mkdir(exist_ok=True, mode=0o700)
     SiteKeys(keys=node_keys(settings)).write(settings.run / SITE_KEYS)

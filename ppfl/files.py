@@ -1,11 +1,12 @@
-"""Files that appear whole or not at all, and files by which processes keep each other out."""
+"""Files and folders that appear whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -61,6 +62,19 @@ def replace_text(path: Path, text: str) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise write_error(f"{path}: cannot be written", error) from None
+
+
+@contextmanager
+def filled_or_gone(folder: Path) -> Iterator[None]:
+    """Take a new folder away again where what belongs in it cannot be had.
+
+    What was left there, as by a full disk, would be in the way of the next try.
+    """
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def lock_file(path: Path) -> IO[bytes]:

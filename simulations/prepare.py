@@ -20,6 +20,7 @@ from ppfl.crypto import (
 from ppfl.crypto.signing import create_signing_key
 from ppfl.errors import DataError, RunError, SettingsError
 from ppfl.federation.site_keys import JOURNAL_KEY, SITE_KEYS, SiteKeys
+from ppfl.files import filled_or_gone, lock_file
 from ppfl.learning.files import parameters_sha256, save_model
 from ppfl.learning.models import (
     build_study_model,
@@ -116,16 +117,23 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
 def _new(folder: Path) -> Iterator[None]:
     """Make a folder, which goes again where what is made in it cannot be had.
 
-    A key that was left there would be in the way of the next try.
+    A key that was left there would be in the way of the next try. What a process left that was
+    killed is known by its mark; a folder in which there was something before never has that.
+
+    Raises:
+        RunError: another process makes it.
     """
-    begun = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    mark = folder / ".preparing"
+    if mark.exists():
+        with lock_file(mark):
+            shutil.rmtree(folder)
+    if folder.exists() and any(folder.iterdir()):
         yield
-    except BaseException:
-        if begun:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_file(mark), filled_or_gone(folder):
+        yield
+        mark.unlink()
 
 
 def _seal(place: Path, data: Path, study: Study, key: PrivateKey | None) -> Path:

@@ -14,12 +14,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import IO, TextIO, TypeVar, cast
 
 import psutil
 import torch
 from rich.console import Console
 
+from ppfl.errors import DiskFullError, PpflError, RunError, kind_of
 from sites.needs import TRAINING_BYTES
 
 Task = TypeVar("Task")
@@ -48,6 +50,7 @@ def side_by_side(
 
     Raises:
         Exception: the first that a task ended with; the others are ended where they are.
+        RunError: the system ended a task's process.
     """
     jobs = min(jobs or _room(), len(tasks))
     if jobs <= 1:
@@ -67,6 +70,11 @@ def side_by_side(
         ]
         for future in as_completed(running):
             yield future.result()
+    except BrokenProcessPool:
+        raise RunError(
+            "a training was ended from outside, perhaps because there was no memory left",
+            hint="go on with --jobs 1; what is done is kept",
+        ) from None
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()  # the pool joins them: of two that join one process, one is early
@@ -102,7 +110,12 @@ def _tell_and_do(
     work: Work[Task, Result], task: Task, threads: int, name: str, width: int
 ) -> Result:
     stream = cast(IO[str], _Named(name, sys.stderr))
-    return work(task, threads, Console(file=stream, width=width))
+    try:
+        return work(task, threads, Console(file=stream, width=width))
+    except PpflError as error:
+        if kind_of(error) is DiskFullError:  # what tells it does not go to another process
+            raise DiskFullError(str(error), hint=error.hint) from None
+        raise
 
 
 class _Named(io.TextIOBase):

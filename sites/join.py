@@ -197,4 +197,4 @@ def _site_file(kit: Kit, study: Study, before: SiteFile | None) -> SiteFile:
 
 
 def _holds(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text(encoding="utf-8") == text
+    return path.exists() and path.read_bytes() == text.encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from ppfl.crypto import read_private_key, read_public_key
 from ppfl.errors import DataError, SettingsError
+from ppfl.files import filled_or_gone
 from ppfl.learning.check import count_dicom
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
 from ppfl.settings import read_passphrase
@@ -78,7 +80,7 @@ def _open(
         raise DataError(f"{out}: exists already", hint="name a new folder")
     out.mkdir(parents=True, mode=0o700)
     records, failures = [], []
-    with progress_bar("opening", len(paths)) as progress:
+    with filled_or_gone(out), progress_bar("opening", len(paths)) as progress:
         for path, found in open_folder(folder, vault_key, progress=progress):
             if isinstance(found, Failure):
                 failures.append(found)
@@ -87,10 +89,11 @@ def _open(
                 try:
                     picture.write_bytes(to_deep_png(found.pixels, bits=found.bits))
                 except OSError as error:
-                    picture.unlink(missing_ok=True)
                     raise DataError(f"{picture}: {error.strerror}") from None
                 records.append(ImageRecord(picture, found.label, found.group))
-    write_manifest(out / "manifest.csv", records)
+        write_manifest(out / "manifest.csv", records)
+    if not records:
+        shutil.rmtree(out)
     _tell({"opened": len(records)}, failures, folder=folder, as_json=as_json)
 
 

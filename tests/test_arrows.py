@@ -12,7 +12,7 @@ import pytest
 _PPFL = Path(__file__).parents[1] / "ppfl"
 _MAY_IMPORT = {
     "settings": {"errors", "settings"},
-    "crypto": {"errors", "crypto"},
+    "crypto": {"errors", "files", "crypto"},
     "codec": {"errors", "crypto", "codec"},
     "federation": {"errors", "files", "settings", "crypto", "codec", "federation"},
     "learning": {"errors", "files", "settings", "xray", "learning"},

@@ -67,10 +67,13 @@ def issue_server(authority: Issued, *, host: str, days: int, key: str = "") -> I
 
     Raises:
         SettingsError: ``host`` is no DNS name and no IP address.
-        CertificateError: a file of the authority, or the key, is damaged.
+        CertificateError: a file of the authority, or the key, is damaged, or the authority's key is
+            another's.
     """
     issuer = _load(authority.certificate, where="the authority's certificate")
     signer = _load_key(authority.key, where="the authority's key")
+    if signer.public_key() != issuer.public_key():
+        raise CertificateError("the authority's key is not the key of its certificate")
     own = _load_key(key, where="the key") if key else ec.generate_private_key(ec.SECP384R1())
     names = [_general_name(each) for each in dict.fromkeys((host, *_ALWAYS))]
     builder = (

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ppfl.errors import KeyAccessError, KeyFileError, write_error
+from ppfl.files import filled_or_gone
 
 _LARGEST_FILE = 64 * 1024
 _LINE = 76
@@ -97,8 +97,6 @@ def write_key_text(path: Path, text: str, *, mode: int) -> None:
 def new_key_folder(folder: Path) -> Iterator[None]:
     """Make a folder for keys, mode 0700, which goes again where what belongs in it cannot be had.
 
-    What was left there, as by a full disk, would be in the way of the next try.
-
     Raises:
         KeyFileError: it is there already and not empty, or cannot be made.
     """
@@ -112,11 +110,8 @@ def new_key_folder(folder: Path) -> Iterator[None]:
             f"{folder}: is there already and not empty, and no key is ever overwritten",
             hint="name a folder that does not exist yet",
         )
-    try:
+    with filled_or_gone(folder):
         yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def require_private(path: Path) -> None:

@@ -131,6 +131,7 @@ class Export:
                 for tag, number, time, value in self._scalars():
                     told = _TOLD[tag.partition("/")[0]]
                     writer.add_scalar(tag, value, number, wall_time=time, description=told)
+                writer.flush()  # which raises what went wrong; close() does not
                 writer.close()
                 for earlier in folder.glob(_EVENT_FILES):  # it would show both
                     earlier.unlink()

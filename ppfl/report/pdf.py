@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ppfl.errors import BrowserError
+from ppfl.errors import BrowserError, write_error
+from ppfl.files import replace_private
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 _LONGEST_S = 120
@@ -20,6 +21,7 @@ def print_pdf(page: Path) -> Path:
 
     Raises:
         BrowserError: no browser was found, or it wrote no file.
+        RunError: the file cannot be written; an earlier one is as it was.
     """
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
@@ -49,7 +51,9 @@ def print_pdf(page: Path) -> Path:
             raise BrowserError(f"{browser}: {type(error).__name__}", hint=_HINT) from None
         if not made.exists():
             raise BrowserError(f"{browser} ended with {done.returncode}, no PDF", hint=_HINT)
-        shutil.copymode(page, made)  # a page for one pair of eyes makes such a file
-        target.unlink(missing_ok=True)
-        shutil.copy(made, target)
+        try:
+            replace_private(target, [made.read_bytes()])
+            shutil.copymode(page, target)  # a page for one pair of eyes makes such a file
+        except OSError as error:
+            raise write_error(f"{target}: cannot be written", error) from None
     return target

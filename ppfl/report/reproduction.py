@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from ppfl.errors import RunError
+from ppfl.files import replace_private
 from ppfl.report.estimate import Estimate
 from ppfl.report.templates import render
 
@@ -103,8 +104,7 @@ def write_reproduction(
     }
     try:
         for name, content in files.items():
-            (folder / name).touch(mode=0o600)  # an X-ray of the data is on them
-            (folder / name).write_bytes(content)
+            replace_private(folder / name, [content])  # an X-ray of the data is on them
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror}") from None
 

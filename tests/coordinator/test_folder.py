@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -184,6 +185,22 @@ def test_a_certificate_is_renewed_without_new_kits(
     settings.ca_key.chmod(0o640)
     with pytest.raises(KeyFileError, match=r"ca\.key: others than its owner"):
         renew_certificate(deployed.coordinator, days=30)
+
+
+def test_another_authority_s_key_renews_nothing(deployed: Deployed) -> None:
+    settings = _settings(deployed)
+    before = settings.certificate.read_bytes()
+    settings.ca_key.write_text(certificates.create_authority(days=9).key)
+    with pytest.raises(CertificateError, match="is not the key of"):
+        renew_certificate(deployed.coordinator, days=30)
+    assert settings.certificate.read_bytes() == before
+
+
+def test_a_run_does_not_begin_from_other_parameters(deployed: Deployed) -> None:
+    settings = _settings(deployed)
+    os.truncate(settings.start, 1000)
+    with pytest.raises(ModelError, match=r"start\.safetensors"):
+        prepare_run(settings)
 
 
 def test_a_run_is_not_prepared_in_the_clear(deployed: Deployed) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppfl.errors import BrowserError, DiskFullError, RunError
+from ppfl.errors import DiskFullError, RunError
 from ppfl.federation import Journal
 from ppfl.federation.journal import (
     Alarm,
@@ -33,7 +31,6 @@ from ppfl.report import (
     Comparison,
     Estimate,
     leave_report,
-    print_pdf,
     summarise,
     write_report,
 )
@@ -380,30 +377,6 @@ def test_names_are_shown_as_text(tmp_path: Path) -> None:
         released(0, "validation", EvaluationCounts.empty(3)),
     ]
     assert "<script>" not in _page(tmp_path, hostile)
-
-
-def test_without_a_browser_no_pdf_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "report.html"
-    page.write_text("<!doctype html>")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BrowserError, match="no browser") as found:
-        print_pdf(page)
-    assert "print it" in found.value.hint
-    browser = tmp_path / "chromium"
-    browser.write_text("#!/bin/sh\nexit 3\n")
-    browser.chmod(browser.stat().st_mode | stat.S_IXUSR)
-    with pytest.raises(BrowserError, match="ended with 3"):
-        print_pdf(page)
-    browser.write_bytes(b"no program")
-    with pytest.raises(BrowserError, match="OSError"):
-        print_pdf(page)
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
-def test_the_page_is_printed(tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text("<!doctype html><p>printed")
-    assert print_pdf(page).read_bytes().startswith(b"%PDF-")
 
 
 def test_what_left_is_told_by_site_and_of_this_run_alone(tmp_path: Path) -> None:

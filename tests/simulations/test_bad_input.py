@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ import tomli_w
 from torch import nn
 from typer.testing import CliRunner
 
+import simulations.prepare
 import sites.hospital
-from ppfl.errors import PpflError, QuorumError
+from ppfl.errors import DataError, KeyFileError, PpflError, QuorumError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import Refused, SiteFailed, StudyClosed
 from ppfl.settings import SiteFile
@@ -29,6 +33,8 @@ from sites.agreement import Agreement
 from sites.hospital import Hospital
 from sites.requests import Request
 from tests.simulations.tiny import prepare_once, run_without_report, tiny_scenario
+
+_TOP = Path(__file__).parents[2]
 
 
 def _failed(folder: Path) -> set[tuple[str, str]]:
@@ -85,6 +91,45 @@ def test_a_site_without_usable_images_says_so_to_its_owner_only(
     assert str(north) not in (tmp_path / "run" / "journal.jsonl").read_text()
     refused = [e for e in read_journal(north / "work" / "journal.jsonl") if isinstance(e, Refused)]
     assert str(north / "xrays") in refused[0].reason
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_preparation_that_failed_is_not_in_the_way(
+    tmp_path: Path, made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    if made:
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(simulations.prepare, "deal", Mock(side_effect=DataError("none")))
+        with pytest.raises(DataError, match="none"):
+            prepare(tiny_scenario("shared"), folder)
+    prepare(tiny_scenario("shared"), folder)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import simulations.prepare
+from tests.simulations.tiny import tiny_scenario
+simulations.prepare.deal = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+simulations.prepare.prepare(tiny_scenario("shared"), Path(sys.argv[1]))
+"""
+
+
+def test_a_preparation_that_was_killed_is_begun_anew(tmp_path: Path) -> None:
+    folder, own = tmp_path / "run", tmp_path / "own"
+    own.mkdir()
+    (own / "letter").touch()
+    for place in (folder, own):
+        done = subprocess.run([sys.executable, "-c", _KILLED, place], cwd=_TOP, check=False)
+        assert done.returncode == -signal.SIGKILL
+    prepare(tiny_scenario("shared"), folder)
+    assert (folder / "study.toml").exists()
+    with pytest.raises(KeyFileError, match="no key is ever overwritten"):
+        prepare(tiny_scenario("shared"), own)  # what it did not make it does not take away
+    assert (own / "letter").exists()
 
 
 @pytest.mark.slow

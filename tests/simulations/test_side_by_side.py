@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from ppfl.errors import RunError
+from ppfl.errors import ModelError, PpflError, RunError, exit_code_of
 from simulations.side_by_side import side_by_side
 from tests.coordinator.gateway_in_threads import wait_until
 
@@ -63,6 +65,30 @@ def test_the_first_failure_is_told_and_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the disk is full") as caught:
         list(side_by_side(fail, tasks, jobs=2, talk=Console(stderr=True)))
     assert caught.value.hint == "make room"
+    assert not multiprocessing.active_children()
+
+
+def fill_the_disk(task: str, _threads: int, _talk: Console) -> None:
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise ModelError(f"{task}: {error.strerror}") from None
+
+
+def be_killed(_task: str, _threads: int, _talk: Console) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_full_disk_is_one_in_another_process_too() -> None:
+    with pytest.raises(PpflError, match="No space left") as caught:
+        list(side_by_side(fill_the_disk, _TASKS, jobs=2, talk=Console(stderr=True)))
+    assert exit_code_of(caught.value) == 60
+
+
+def test_a_training_that_the_system_ends_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="ended from outside") as caught:
+        list(side_by_side(be_killed, _TASKS, jobs=2, talk=Console(stderr=True)))
+    assert "--jobs 1" in caught.value.hint
     assert not multiprocessing.active_children()
 
 

@@ -116,6 +116,15 @@ def test_an_interrupted_join_goes_on(deployed: Deployed, monkeypatch: pytest.Mon
     assert deployed.join("alpha").changed
 
 
+def test_joining_again_mends_a_file_of_the_kit_that_is_no_text(deployed: Deployed) -> None:
+    deployed.join("alpha")
+    study = deployed.site("alpha") / "study.toml"
+    whole = study.read_bytes()
+    study.write_bytes(b"# \xfc\n" + whole)
+    deployed.join("alpha")
+    assert study.read_bytes() == whole
+
+
 def test_the_hospital_may_bring_its_own_passphrase(
     deployed: Deployed, full_key: PrivateKey
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import stat
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -161,6 +163,31 @@ def test_the_commands_say_what_they_find(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(_app, ["vault", "open", str(vault), str(tmp_path), *map(str, key)])
     assert isinstance(result.exception, DataError)
     assert "exists already" in str(result.exception)
+
+
+def test_an_opening_that_failed_leaves_the_place_free(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = run / "sites" / "north"
+    out = tmp_path / "opened"
+    foreign = tmp_path / "foreign.key"
+    write_private_key(foreign, generate_key(2048), passphrase="secret")
+    secret = ("--passphrase-file", place / "passphrase")
+    (tmp_path / "word").write_text("secret")
+    told = _ppfl(
+        *("open", place / "vault", out, "--key", foreign, "--passphrase-file", tmp_path / "word"),
+        code=1,
+    )
+    assert told["opened"] == 0
+    assert not out.exists()
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(Path, "write_bytes", Mock(side_effect=[None, full]))
+        words = map(str, ("open", place / "vault", out, "--key", place / "private.key", *secret))
+        ended = CliRunner().invoke(_app, ["vault", *words])
+    assert isinstance(ended.exception, DataError)
+    assert not out.exists()
+    assert _ppfl("open", place / "vault", out, "--key", place / "private.key", *secret)["opened"]
 
 
 def test_damage_is_counted_and_named(run: Path, tmp_path: Path) -> None:
