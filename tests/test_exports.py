@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,7 +19,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from typer.testing import CliRunner
 
 import simulations.program
-from ppfl.errors import RunError, SettingsError
+from ppfl.errors import DiskFullError, RunError, SettingsError
 from ppfl.federation import read_journal
 from ppfl.federation.journal import RoundStarted, StudyFailed
 from ppfl.report import summarise
@@ -77,6 +79,22 @@ def test_the_tables_are_those_of_the_report_and_one_of_classes_and_of_sites(tmp_
         (str(number), site) for number in range(1, 5) for site in SITES
     ]
     assert (_rows(sites)[0]["train_s"], _rows(sites)[0]["bytes_up"]) == ("16.0", "7200000")
+
+
+def test_event_files_for_which_there_is_no_room_leave_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, *study())
+    _export(str(tmp_path), "--tensorboard")
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    before = file.read_bytes()
+    # the writer's thread meets the full disk at the last figures, which close() does not tell
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("tensorboard.summary.Writer.flush", Mock(side_effect=full))
+    ended = CliRunner().invoke(_app, ["export", str(tmp_path), "--tensorboard"])
+    assert isinstance(ended.exception, DiskFullError)
+    assert list((tmp_path / "tensorboard").iterdir()) == [file]
+    assert file.read_bytes() == before
 
 
 def test_tensorboard_reads_back_each_figure_at_its_round_and_time(tmp_path: Path) -> None:

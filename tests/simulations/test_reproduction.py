@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -79,6 +82,12 @@ def test_rows_are_trained_measured_and_shown(
     again = _reproduce(tmp_path, "--only", "c")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again == list(rows.values())  # the page shows all rows that are done
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
+        told = ["reproduce", "--quick", "--out", str(tmp_path), *_SMALL, "--only", "c"]
+        full = CliRunner().invoke(_app, told)
+    assert isinstance(full.exception, RunError)
+    assert (tmp_path / "reproduction.html").read_text() == page
     changed = [
         "reproduce",
         "--quick",
