@@ -131,8 +131,10 @@ class Export:
                 for tag, number, time, value in self._scalars():
                     told = _TOLD[tag.partition("/")[0]]
                     writer.add_scalar(tag, value, number, wall_time=time, description=told)
-                writer.flush()  # which raises what went wrong; close() does not
-                writer.close()
+                try:
+                    writer.flush()  # which raises what its thread met; close() does not
+                finally:
+                    writer.close()
                 for earlier in folder.glob(_EVENT_FILES):  # it would show both
                     earlier.unlink()
                 for whole in Path(new).glob(_EVENT_FILES):
