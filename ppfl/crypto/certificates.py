@@ -73,7 +73,10 @@ def issue_server(authority: Issued, *, host: str, days: int, key: str = "") -> I
     issuer = _load(authority.certificate, where="the authority's certificate")
     signer = _load_key(authority.key, where="the authority's key")
     if signer.public_key() != issuer.public_key():
-        raise CertificateError("the authority's key is not the key of its certificate")
+        raise CertificateError(
+            "the authority's key is not the key of its certificate",
+            hint="ca.key and ca.crt were made together: put back the key that belongs to it",
+        )
     own = _load_key(key, where="the key") if key else ec.generate_private_key(ec.SECP384R1())
     names = [_general_name(each) for each in dict.fromkeys((host, *_ALWAYS))]
     builder = (
