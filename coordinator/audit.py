@@ -356,7 +356,15 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
     for number, reason in site.disputed:
         found.findings.append(f"site {site.name}, round {number}: {reason}")
     left = site.left.sums()
-    for digest in sorted(journal.vectors[site.name] - site.sent) if left else ():
+    vectors = journal.vectors[site.name]
+    if vectors and not left:  # emptied, or of before the run; what is known is the coordinator's
+        found.findings.append(
+            f"site {site.name}: {len(vectors)} vectors of it were added, and by its own journal "
+            "nothing left it in this run"
+        )
+    else:
+        found.left[site.name] = left
+    for digest in sorted(vectors - site.sent) if left else ():
         found.findings.append(
             f"site {site.name}: a vector was added that, by its own journal, never left it "
             f"({digest[:16]}…)"
@@ -369,4 +377,3 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
         )
     if site.models and journal.model and journal.model not in site.models:
         found.findings.append(f"site {site.name}: keeps another model than the journal names")
-    found.left[site.name] = left

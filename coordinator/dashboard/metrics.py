@@ -94,7 +94,7 @@ class _Families:
         counter("alarms", "How often an alarm was raised.", "code")
         gauge("site_state", "1 for the state in which the site is.", "site", "state")
         counter("site_phase_seconds", "Time that the site's updates took.", "site", "phase")
-        counter("site_updates", "Updates that are in a total.", "site")
+        counter("site_updates", "Updates that arrived.", "site")
         counter("site_sent_bytes", "Sealed vectors that the site sent.", "site")
         counter("site_received_bytes", "Totals and parameters sent to the site.", "site")
         counter("site_clipped_parameters", "Parameters out of their range.", "site")

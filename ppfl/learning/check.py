@@ -83,7 +83,7 @@ def check_folder(
         DataError: the folder or table cannot be read, lists files that are missing, or not one
             image can be decoded.
     """
-    records = read_records(folder)
+    records = read_records(folder, unreadable_ok=True)
     left_out = count_left_out(folder, classes) if classes else {}
     looks = _look_at_all(records, progress)
     pairs = list(zip(records, looks, strict=True))

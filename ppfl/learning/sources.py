@@ -47,6 +47,7 @@ def read_records(
     classes: Sequence[str] = (),
     causes: bool = False,
     missing_ok: bool = False,
+    unreadable_ok: bool = False,
     kept_groups: Path | None = None,
 ) -> list[ImageRecord]:
     """The X-rays of a folder or CSV table, sorted by path, which is absolute.
@@ -72,7 +73,8 @@ def read_records(
     patient in a file name of Kermany's set, else the SHA-256 of the file, so that copies of one
     file at least stay together. In ``kept_groups``, a file, they are kept for the next time. With
     ``missing_ok`` a file that is missing or must not be read is a record as well, of an empty
-    group: whoever opens the file says what is wrong with it.
+    group: whoever opens the file says what is wrong with it. With ``unreadable_ok`` one that is
+    there and must not be read is a record, in a group of its own.
 
     Raises:
         DataError: the folder or a listed file is missing, the table cannot be read or lists a file
@@ -109,6 +111,8 @@ def read_records(
         except DataError:
             if missing_ok:
                 return ""
+            if unreadable_ok:
+                return str(path)
             raise
 
     records = [
@@ -210,13 +214,16 @@ def _count_labels(entries: Iterable[_Entry]) -> dict[str, int]:
 
 
 def _table_of(folder: Path) -> Path | None:
-    if folder.is_file():
-        if folder.suffix.lower() != ".csv":
-            raise DataError(f"{folder}: neither a folder of images nor a CSV table of them")
-        return folder
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", hint="check the path, or mount the disk")
-    return next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+    try:
+        if folder.is_file():
+            if folder.suffix.lower() != ".csv":
+                raise DataError(f"{folder}: neither a folder of images nor a CSV table of them")
+            return folder
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder", hint="check the path, or mount the disk")
+        return next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read: {error.strerror}") from None
 
 
 def _read_rows(table: Path) -> list[_Entry]:

@@ -130,8 +130,15 @@ def check_folder(
 
 
 def is_vault(folder: Path) -> bool:
-    """Whether a folder holds vault files."""
-    return folder.is_dir() and any(path.is_file() for path in folder.glob(f"*{SUFFIX}"))
+    """Whether a folder holds vault files.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return folder.is_dir() and any(path.is_file() for path in folder.glob(f"*{SUFFIX}"))
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read: {error.strerror}") from None
 
 
 def vault_files(folder: Path) -> list[Path]:

@@ -329,6 +329,13 @@ def test_a_sites_own_journal_is_a_chain_too(run: Path) -> None:
     assert f"{path}: no such journal" in audit(run).findings
 
 
+def test_a_sites_own_journal_that_was_emptied_is_found(run: Path) -> None:
+    (run / "sites" / "east" / "work" / "journal.jsonl").write_bytes(b"")
+    found = audit(run)
+    assert any("site east: " in f and "nothing left it in this run" in f for f in found.findings)
+    assert found.left["east"]  # what the coordinator's journal says
+
+
 def test_two_runs_in_one_journal_are_found(run: Path) -> None:
     other = _lines(run)[0]
     study = json.loads(other)["study_fingerprint"].encode()

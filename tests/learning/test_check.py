@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import builtins
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,24 @@ def sound_folder(root: Path) -> Path:
     for i in range(20):
         put(root / ("COVID" if i < 10 else "Normal") / f"{i:02}.png", seed=i)
     return root
+
+
+def test_images_that_must_not_be_opened_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = [put(sound_folder(tmp_path) / "COVID" / f"{name}.png", seed=9) for name in "xy"]
+    opened = io.open
+
+    def refuse(path: object, *arguments: Any, **more: Any) -> Any:
+        if str(path) in map(str, closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(io, "open", refuse)
+    report = check_folder(tmp_path)
+    assert report.unreadable == tuple(closed)
+    assert (report.groups, report.largest_group) == (22, 1)
 
 
 def warning(report: FolderReport, words: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ppfl.learning.sources import (
     read_records,
     write_manifest,
 )
+from ppfl.xray.vault import is_vault
 
 XRAYS = Path(__file__).parents[2] / ".." / "shared" / "xrays"
 
@@ -279,6 +281,22 @@ def test_a_folder_that_must_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="COVID: the folder cannot be read"):
         read_records(tmp_path)
+
+
+@pytest.mark.parametrize("look", [read_records, is_vault])
+def test_a_folder_that_must_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Path], object]
+) -> None:
+    closed, stat = tmp_path / "closed", Path.stat
+
+    def refuse(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.is_relative_to(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(DataError, match="closed: the folder cannot be read: Permission denied"):
+        look(closed)
 
 
 def test_an_image_that_must_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
