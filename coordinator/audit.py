@@ -364,11 +364,11 @@ def _check_site(site: SiteAudit, journal: _Journal, found: Audit) -> None:
         )
     else:
         found.left[site.name] = left
-    for digest in sorted(vectors - site.sent) if left else ():
-        found.findings.append(
+        found.findings += [
             f"site {site.name}: a vector was added that, by its own journal, never left it "
             f"({digest[:16]}…)"
-        )
+            for digest in sorted(vectors - site.sent)
+        ]
     if site.released and journal.model is None:
         found.findings.append(
             f"site {site.name}: has told the final figures, but the journal does not say that the "

@@ -69,7 +69,9 @@ def test_rows_are_trained_measured_and_shown(
     for key in ("b", "e"):
         # a plain guess would correlate more: nothing is restored. (The frequency attack takes, of
         # many orders, the likest to public X-rays, so that even of noise it makes 0.03 to 0.1.)
-        assert all(abs(attack["correlation"]) < 0.2 for attack in restored[key].values()), restored
+        for name, attack in restored[key].items():
+            bound = 0.2 if name == "frequencies" else 0.1
+            assert abs(attack["correlation"]) < bound, (key, name)
         leaks: Any = rows[key]["leakage"]
         spread = leaks["null_mutual_information_bits_p99"] - leaks["null_mutual_information_bits"]
         excess = leaks["mutual_information_bits"] - leaks["null_mutual_information_bits"]

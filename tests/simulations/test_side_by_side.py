@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_in_another_process_too() -> None:
     assert exit_code_of(caught.value) == 60
 
 
-def test_a_training_that_the_system_ends_is_said(tmp_path: Path) -> None:
+def test_a_training_that_the_system_ends_is_said() -> None:
     with pytest.raises(RunError, match="ended from outside") as caught:
         list(side_by_side(be_killed, _TASKS, jobs=2, talk=Console(stderr=True)))
     assert "--jobs 1" in caught.value.hint
