@@ -24,6 +24,7 @@
     │   ├── UnreadableImageError   one image file that cannot be decoded
     │   └── VaultError             a vault file that cannot be opened
     ├── ModelError                 an architecture or parameters that cannot be used
+    │   └── WeightsError           pretrained weights that cannot be had
     ├── ValueRangeError            values that the quantizer must not accept
     │   ├── NotFiniteError         NaN or infinity among the parameters
     │   └── ClippingError          too many values outside their tensor's range
@@ -242,6 +243,13 @@ class ModelError(PpflError):
     exit_code = 15
     code = "model"
     public_sentence = "The model cannot be built or loaded at the site."
+
+
+class WeightsError(ModelError):
+    """Pretrained weights that cannot be had."""
+
+    exit_code = 19
+    code = "weights"
 
 
 class ValueRangeError(PpflError):

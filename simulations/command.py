@@ -11,13 +11,13 @@ from rich.console import Console
 
 from coordinator.summary_table import print_summary
 from ppfl.crypto import choose_engine
-from ppfl.errors import RunError, SettingsError
+from ppfl.errors import PpflError, RunError, SettingsError
 from ppfl.federation import iterate_journal
 from ppfl.report import Comparison, Summary, summarise, write_report
-from ppfl.settings import SiteFile
-from simulations.comparison.compare import also_asked, compare_run, read_methods
+from ppfl.settings import SiteFile, Study
+from simulations.comparison.compare import ASKED, also_asked, compare_run, read_methods
 from simulations.comparison.show import print_comparison
-from simulations.dealing import held_out_xrays
+from simulations.outcome import held_out_images
 from simulations.prepare import prepare
 from simulations.progress import RunProgress
 from simulations.runner import run_in_flower, run_in_process, share_of_cores
@@ -74,14 +74,20 @@ def simulate(
         if chosen.simulation.data:
             tell_left_out(Path(chosen.simulation.data), study.classes)
     methods = also_asked(folder, methods)
+    # a hospital that cannot be tested on is told before hours of training
+    held_out = held_out_images(Study.read(folder / "study.toml"), folder)
     with RunProgress(folder, _talk):
         if in_process:
             run_in_process(folder)
         else:
             run_in_flower(folder, actors=actors)
     comparison = None
-    if methods or held_out_xrays(folder):
-        comparison = compare_run(folder, methods, _talk.print)
+    if methods or held_out:
+        try:
+            comparison = compare_run(folder, methods, _talk.print)
+        except PpflError as error:
+            error.hint = error.hint or f"to go on without a comparison: remove {folder / ASKED}"
+            raise
         write_report(folder)  # once more: the comparison is in it
     summary = summarise(iterate_journal(folder / "journal.jsonl"))
     first = folder / "sites" / summary.rounds[-1].sites[0]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ppfl.errors import DataError, SettingsError, write_error
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
 from ppfl.learning.splits import partition_records
-from ppfl.settings import Study
+from ppfl.settings import Study, check_name
 from ppfl.xray import Scanner, write_phantoms
 from simulations.altered import alter
 from simulations.scenario import Scenario, Simulated
@@ -21,7 +21,7 @@ _MANIFEST = Path("manifest.csv")
 _DRAWN = Path("xrays")
 
 
-def hospital_names(data: Simulated, named: list[str], *, classes: list[str]) -> list[str]:
+def hospital_names(data: Simulated, named: Sequence[str], *, classes: Sequence[str]) -> list[str]:
     """All hospitals of a scenario, with the one that is held out.
 
     Phantoms name their own; a partition by column takes those of the table where the study's file
@@ -38,7 +38,7 @@ def hospital_names(data: Simulated, named: list[str], *, classes: list[str]) -> 
         )
     if data.data and not Path(data.data).exists():
         raise DataError(f"{data.data}: no such folder")
-    names = named
+    names = list(named)
     if not data.data:
         names = [hospital.name for hospital in data.phantoms]
     elif data.partition.kind == "column" and not named:
@@ -50,6 +50,8 @@ def hospital_names(data: Simulated, named: list[str], *, classes: list[str]) -> 
                 f"there is no hospital {name} to hold out or alter",
                 hint=f"there are {', '.join(names)}",
             )
+    if data.hold_out:
+        check_name(data.hold_out, where="hold_out")  # a folder is called after it
     return names
 
 

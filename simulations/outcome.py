@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,14 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ppfl.errors import DataError, RunError
+from ppfl.errors import DataError, PpflError, QuorumError, RunError, error_of
 from ppfl.federation import iterate_journal
-from ppfl.federation.journal import AnyEvent, StudyStarted
-from ppfl.learning.images import ImageSet
+from ppfl.federation.journal import AnyEvent, RoundClosed, SiteFailed, StudyStarted
+from ppfl.learning.images import ImageSet, load_images
+from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
 from ppfl.report import Summary, summarise
 from ppfl.settings import SiteFile, Study, read_settings
-from simulations.prepare import prepare
+from simulations.dealing import HELD_OUT, held_out_xrays
+from simulations.prepare import PREPARING, prepare
 from simulations.runner import run_in_process
 from simulations.scenario import Scenario
 from sites.personal import PERSONAL_MODEL
@@ -79,25 +82,51 @@ def prepare_or_resume(scenario: Scenario, folder: Path, *, threads: int = 0) -> 
         raise RunError(
             f"{folder}: holds results, but no study.toml; it is left as it is", hint="another --out"
         )
-    if folder.exists():
-        shutil.rmtree(folder)  # begun and cut off: its key is lost with it
+    if folder.exists() and not (folder / PREPARING).exists():  # else someone may be at it
+        shutil.rmtree(folder)  # cut off while it was removed: its key is lost with it
     prepare(scenario, folder, threads=threads)
 
 
-def run_to_end(folder: Path, *, report: bool = True) -> Outcome:
-    """Train, from the start or from the last complete round; a complete run is only read.
+def remove_run(folder: Path) -> None:
+    """Remove a run's folder so that, cut off on the way, it is no run that could be gone on with.
+
+    What cannot be removed is left.
+    """
+    with suppress(OSError):
+        (folder / "study.toml").unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def finish_run(folder: Path, *, report: bool = True) -> None:
+    """Train, from the start or from the last complete round; what is complete stays as it is.
 
     ``report`` is as for ``run_in_process``.
 
     Raises:
-        PpflError: the study failed; or its sites' models do not do as well as they told the
-            coordinator, which cannot be.
+        PpflError: the study failed; where too few sites answered, for the first one's reason.
     """
     journal = folder / "journal.jsonl"
-    if not journal.exists() or summarise(iterate_journal(journal)).closed is None:
+    if journal.exists() and summarise(iterate_journal(journal)).closed:
+        return
+    try:
         run_in_process(folder, report=report)
+    except QuorumError as error:
+        study = Study.read(folder / "study.toml")
+        raise absence(iterate_journal(journal), study) or error from None
+
+
+def run_to_end(folder: Path, *, report: bool = True) -> Outcome:
+    """Finish a run, and ask its models about the tests; see ``finish_run``.
+
+    Raises:
+        PpflError: the study failed, or went on without a site, for that site's reason; or its
+            sites' models do not do as well as they told the coordinator, which cannot be.
+    """
+    finish_run(folder, report=report)
+    journal, study = folder / "journal.jsonl", Study.read(folder / "study.toml")
+    if absent := absence(iterate_journal(journal), study):
+        raise absent
     summary = summarise(iterate_journal(journal))
-    study = Study.read(folder / "study.toml")
     predictions, train_images = {}, 0
     for site in site_files(study, folder):
         xrays = XRays(site, study)
@@ -115,6 +144,33 @@ def run_to_end(folder: Path, *, report: bool = True) -> Outcome:
             images = XRays(site, study).images("test")
             predictions[site.name] = predict_tests(own_model(site, study).predict, images)
     return Outcome(study, summary, predictions, train_images, _minutes(iterate_journal(journal)))
+
+
+def absence(events: Iterable[AnyEvent], study: Study) -> PpflError | None:
+    """The error for which a site was left out of a total, in the first round that lacks one.
+
+    None where all took part: what a federation without one of its sites came to says nothing of a
+    federation with it.
+    """
+    failed: dict[str, SiteFailed] = {}
+    for event in events:
+        match event:
+            case StudyStarted():
+                failed = {}
+            case SiteFailed(site=site):
+                failed[site] = event
+            case RoundClosed(sites=inside):
+                if missing := [name for name in study.federation.sites if name not in inside]:
+                    return _left_out(missing[0], event.round, failed.get(missing[0]))
+                failed = {}
+    for name, last in failed.items():
+        return _left_out(name, last.round, last)
+    return None
+
+
+def _left_out(site: str, number: int, failed: SiteFailed | None) -> PpflError:
+    message = f"{site} was not in round {number}"
+    return error_of(failed.code, f"{message}: {failed.sentence}") if failed else RunError(message)
 
 
 def common_model(site: SiteFile) -> StudyModel:
@@ -159,6 +215,46 @@ def join_predictions(parts: Iterable[Predictions]) -> Predictions:
         np.concatenate([part.labels for part in found]),
         np.concatenate([part.groups for part in found]),
     )
+
+
+def site_tests(study: Study, folder: Path) -> dict[str, ImageSet]:
+    """Each site's test images, without those of a patient whom some site trains on; none empty.
+
+    A patient is on one side at every site, unless a site is so small that it trains on all it has.
+
+    Raises:
+        DataError: X-rays cannot be used.
+    """
+    sites = [(site.name, XRays(site, study)) for site in site_files(study, folder)]
+    known = {record.group for _, xrays in sites for record in xrays.records("train")}
+    tests = {}
+    for name, xrays in sites:
+        images = xrays.images("test")
+        kept = np.array([group not in known for group in images.groups], np.bool_)
+        if kept.any():
+            groups = tuple(g for g, keep in zip(images.groups, kept, strict=True) if keep)
+            tests[name] = ImageSet(images.images[kept], images.labels[kept], groups)
+    return tests
+
+
+def held_out_images(study: Study, folder: Path) -> tuple[str, ImageSet] | None:
+    """The hospital of a run that takes no part, and all its images; None if all take part.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    held = held_out_xrays(folder)
+    if held is None:
+        return None
+    name, path = held
+    images = load_images(
+        read_records(path, classes=study.classes),
+        classes=study.classes,
+        size=study.images.size,
+        equalise=study.images.equalise,
+        cache=folder / HELD_OUT / name / "cache",
+    )
+    return name, images
 
 
 def site_files(study: Study, folder: Path) -> list[SiteFile]:

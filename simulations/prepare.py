@@ -33,7 +33,10 @@ from ppfl.settings import SiteFile, Study, check_settings
 from ppfl.xray.vault import VaultSource, seal_folder
 from ppfl.xray.vault_file import VaultKey
 from simulations.dealing import deal, hospital_names
-from simulations.scenario import Scenario, read_scenario
+from simulations.scenario import Scenario, draft_study, read_scenario
+
+PREPARING = ".preparing"
+"""The mark of a folder that is being made, or whose making was cut off."""
 
 _SIGNING_KEY = "signing.key"
 _WEIGHT_FILES = (".npz", ".safetensors", ".pth", ".pt")
@@ -58,19 +61,15 @@ def prepare(scenario: Scenario, folder: Path, *, threads: int = 0) -> Study:
             f"{folder}: holds a run already",
             hint=f"ppfl simulate --resume {folder}, or another --out",
         )
-    data = scenario.simulation
+    draft, data = draft_study(scenario), scenario.simulation
     table = json.loads(json.dumps(scenario.study))
     federation = table["federation"]
-    named = federation.get("sites", [])
-    names = hospital_names(
-        data, named if isinstance(named, list) else [], classes=table.get("classes", [])
-    )
+    names = hospital_names(data, federation.get("sites", []), classes=draft.classes)
     federation["sites"] = [name for name in names if name != data.hold_out]
     draft = check_settings(table, Study, where="study")
     with _new(folder):
-        weights = Path(data.weights) if data.weights else _weights_beside(data.data, draft)
         table.setdefault("model", {})["start_sha256"] = write_start(
-            draft, folder / "start.safetensors", weights=weights
+            draft, folder / "start.safetensors", weights=weights_file(scenario, draft)
         )
         key = None
         if draft.encryption.custody != "unsafe_plaintext":
@@ -123,7 +122,7 @@ def _new(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process makes it.
     """
-    mark = folder / ".preparing"
+    mark = folder / PREPARING
     if mark.exists():
         with lock_file(mark):
             shutil.rmtree(folder)
@@ -172,9 +171,17 @@ def write_start(study: Study, path: Path, *, weights: Path | None) -> str:
     return parameters_sha256(parameters)
 
 
-def _weights_beside(data: str, study: Study) -> Path | None:
-    """A file of ImageNet weights in a folder ``weights`` beside the X-rays, if there is one."""
-    folder = Path(data).resolve().parent / "weights"
+def weights_file(scenario: Scenario, study: Study) -> Path | None:
+    """The file of ImageNet weights that a run begins with.
+
+    It is the one that the scenario names, or else one in a folder ``weights`` beside the X-rays.
+    None where there is none, or where a study does not begin with such weights.
+    """
+    if study.model.start != "imagenet":
+        return None
+    if scenario.simulation.weights:
+        return Path(scenario.simulation.weights)
+    folder = Path(scenario.simulation.data).resolve().parent / "weights"
     named = folder.glob(f"{study.model.architecture}*")
     found = sorted(path for path in named if path.suffix in _WEIGHT_FILES)
     return found[0] if found else None

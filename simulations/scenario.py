@@ -17,6 +17,7 @@ from ppfl.settings.study import Name
 from simulations.altered import AlteredHospital
 
 SCENARIOS = Path(__file__).parent / "scenarios"
+_MOST_STAND_INS = 1000
 
 
 class PhantomHospital(Section):
@@ -73,20 +74,35 @@ def read_scenario(
         SettingsError: there is no such scenario, or a key or value is not allowed.
     """
     table = _read_table(source)
-    table.setdefault("simulation", {})
-    table.setdefault("study", {}).setdefault("federation", {})
+    simulation, study = (_section(table, name, source) for name in ("simulation", "study"))
+    federation = _section(study, "federation", source)
     if rounds is not None:
-        table["study"].setdefault("training", {})["rounds"] = rounds
+        _section(study, "training", source)["rounds"] = rounds
     if data is not None:
-        table["simulation"]["data"] = str(data.resolve())
+        simulation["data"] = str(data.resolve())
     if sites is not None:
-        if table["simulation"].get("phantoms"):
+        if simulation.get("phantoms"):
             raise SettingsError("the hospitals of phantoms are named in the scenario itself")
-        names = [f"site-{number}" for number in range(1, sites + 1)]
-        table["study"]["federation"]["sites"] = names
+        federation["sites"] = [f"site-{number}" for number in range(1, sites + 1)]
     for change in changes:
         _apply(table, change)
     return check_settings(table, Scenario, where=source)
+
+
+def draft_study(scenario: Scenario) -> Study:
+    """A scenario's study before its hospitals are known: where it names none, there are stand-ins.
+
+    Raises:
+        SettingsError: the study breaks a rule.
+    """
+    study = scenario.study
+    federation = study.get("federation", {})
+    if isinstance(federation, dict) and not federation.get("sites"):
+        least = federation.get("minimum_sites")
+        count = max(2, least) if isinstance(least, int) else 2
+        sites = [f"site-{number}" for number in range(1, min(count, _MOST_STAND_INS) + 1)]
+        study = study | {"federation": federation | {"sites": sites}}
+    return check_settings(study, Study, where="study")
 
 
 def scenario_name(source: str) -> str:
@@ -120,6 +136,14 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             value = _merge(below, value)
         merged[key] = value
     return merged
+
+
+def _section(table: dict[str, Any], name: str, source: str) -> dict[str, Any]:
+    """A table in a table; an empty one where there was none."""
+    section = table.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise SettingsError(f"{source}: {name} must be a table, got {section!r}")
+    return section
 
 
 def _apply(table: dict[str, Any], change: str) -> None:

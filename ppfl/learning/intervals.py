@@ -2,7 +2,8 @@
 
 X-rays of one patient are no independent draws, so whole groups are drawn [FW07]; percentiles of
 the resamples are the interval [ET93, §13]. Where every answer is right, or every one wrong, all
-resamples are alike, and the interval is the exact one over patients [CP34].
+resamples are alike, and the interval is the exact one over patients [CP34]; so it is where one of
+two is always right and the other always wrong. Of a single patient nothing follows for others.
 
 Of a sum over hospitals no patients are known, only counts of images. A share of them has Wilson's
 interval [Wil27]; what is read from a histogram, that of redrawing as many images from it.
@@ -52,8 +53,10 @@ def accuracy_interval(correct: Answers, groups: NDArray[np.str_], *, seed: int) 
     """
     patients, member = np.unique(groups, return_inverse=True)
     if len(patients) and correct.min() == correct.max() and correct[0] in (0, 1):
-        reach = (_OUTSIDE / 2) ** (1 / len(patients))
-        return Interval(1.0, reach, 1.0) if correct.all() else Interval(0.0, 0.0, 1 - reach)
+        least = _least_share(len(patients))
+        return Interval(1.0, least, 1.0) if correct.all() else Interval(0.0, 0.0, 1 - least)
+    if len(patients) == 1:
+        return Interval(float(correct.mean()), 0.0, 1.0)
     return _interval(_Means(correct, member), len(patients), seed=seed)
 
 
@@ -75,6 +78,13 @@ def difference_interval(
     if not np.array_equal(patients, others):
         raise DataError("accuracies on different patients cannot be paired")
     first, second = _Means(one, member), _Means(other, other_member)
+    if len(patients):
+        value = float(one.mean() - other.mean())
+        if abs(value) == 1:
+            low = 2 * _least_share(len(patients)) - 1  # of all others the opposite may hold
+            return Interval(1.0, low, 1.0) if value > 0 else Interval(-1.0, -1.0, -low)
+        if len(patients) == 1:
+            return Interval(value, -1.0, 1.0)
     return _interval(lambda drawn: first(drawn) - second(drawn), len(patients), seed=seed)
 
 
@@ -133,6 +143,11 @@ class _Means:
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         means: NDArray[np.float64] = drawn @ self._right / (drawn @ self._images)
         return means
+
+
+def _least_share(patients: int) -> float:
+    """How many of all patients at least are as these are, if all of these are alike [CP34]."""
+    return math.pow(_OUTSIDE / 2, 1 / patients)
 
 
 def _interval(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model, get_model_weights, list_models
 
-from ppfl.errors import ModelError, NotFiniteError
+from ppfl.errors import ModelError, NotFiniteError, WeightsError
 from ppfl.learning.files import read_tensors
 from ppfl.settings import ModelOptions, Study
 
@@ -202,7 +202,7 @@ def _download(architecture: str) -> dict[str, Tensor]:
         weights = get_model_weights(architecture).DEFAULT
         tensors: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
+        raise WeightsError(
             f"torchvision's weights of {architecture} cannot be downloaded: {error}",
             hint="give a file that holds the weights, copied from a machine with access",
         ) from None

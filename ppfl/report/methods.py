@@ -62,7 +62,8 @@ class CellResult(BaseModel):
     """One method in one scenario from one seed: its figures, or the sentence it failed with.
 
     ``settings_sha256`` and ``data_sha256`` are of the scenario and of the table of X-rays, without
-    any place on a machine and without what is drawn anew in every run.
+    any place on a machine and without what is drawn anew in every run; ``weights_sha256`` is of the
+    file of pretrained weights, empty where there is none, or where an earlier version did not say.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +75,7 @@ class CellResult(BaseModel):
     seed: int
     settings_sha256: str
     data_sha256: str
+    weights_sha256: str = ""
     failure: str = ""
     figures: CellFigures | None = None
 

@@ -22,8 +22,8 @@ from ppfl.learning.models import build_study_model, get_parameters, set_paramete
 from ppfl.learning.study_model import StudyModel
 from ppfl.learning.training import train_locally
 from ppfl.settings import Section, SiteFile, Study, TrainingOptions, read_settings
-from simulations.outcome import prepare_or_resume, run_to_end, site_files
-from simulations.scenario import Scenario
+from simulations.outcome import finish_run, prepare_or_resume, site_files
+from simulations.scenario import Scenario, draft_study
 from sites.hospital import site_seed
 from sites.xrays import XRays
 
@@ -93,8 +93,27 @@ def run_without_encryption(folder: Path, *, rounded: bool = True) -> Path:
     are not ``rounded``, but for the last of so many bits that a float32 has fewer.
 
     Raises:
-        PpflError: as for ``prepare`` and ``run_to_end``.
+        PpflError: as for ``prepare`` and ``finish_run``.
     """
+    plain = folder / BASELINES / ("plaintext" if rounded else "unrounded")
+    # floats are added in another order on another number of threads
+    threads = site_files(Study.read(folder / "study.toml"), folder)[0].threads
+    prepare_or_resume(_in_the_clear(folder, rounded=rounded), plain, threads=threads)
+    finish_run(plain)
+    return plain
+
+
+def check_without_encryption(folder: Path) -> None:
+    """Make sure that a run's study can be trained without encryption.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    draft_study(_in_the_clear(folder, rounded=True))
+
+
+def _in_the_clear(folder: Path, *, rounded: bool) -> Scenario:
+    """A run's scenario without encryption."""
     scenario = read_settings(folder / "scenario.toml", Scenario)
     encryption = scenario.study.get("encryption", {}) | {"custody": _PLAINTEXT}
     if not rounded:
@@ -102,12 +121,7 @@ def run_without_encryption(folder: Path, *, rounded: bool = True) -> Path:
     study = scenario.study | {"encryption": encryption}
     # a vault gives the same images, and cannot be opened without a key
     simulation = scenario.simulation.model_copy(update={"vault": False})
-    plain = folder / BASELINES / ("plaintext" if rounded else "unrounded")
-    # floats are added in another order on another number of threads
-    threads = site_files(Study.read(folder / "study.toml"), folder)[0].threads
-    prepare_or_resume(Scenario(study=study, simulation=simulation), plain, threads=threads)
-    run_to_end(plain)
-    return plain
+    return Scenario(study=study, simulation=simulation)
 
 
 def _train(

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppfl.errors import DataError, RunError, SettingsError
+from ppfl.federation import iterate_journal
 from ppfl.files import replace_private
 from ppfl.learning.delong import delong
 from ppfl.learning.files import parameters_sha256
-from ppfl.learning.images import ImageSet, load_images
 from ppfl.learning.intervals import accuracy_interval, difference_interval
 from ppfl.learning.models import get_parameters
-from ppfl.learning.sources import read_records
 from ppfl.learning.study_model import StudyModel
-from ppfl.report import COMPARISON, Comparison, Estimate, read_comparison
+from ppfl.report import COMPARISON, Comparison, Estimate, summarise
 from ppfl.report.comparison import (
     Abroad,
     Difference,
@@ -33,24 +32,27 @@ from ppfl.report.comparison import (
 from ppfl.settings import Study
 from simulations.comparison.baselines import (
     Baseline,
+    check_without_encryption,
     run_without_encryption,
     train_local,
     train_pooled,
 )
-from simulations.dealing import HELD_OUT, held_out_xrays
 from simulations.outcome import (
     Predictions,
     common_model,
+    held_out_images,
     join_predictions,
     own_model,
     predict_tests,
     site_files,
+    site_tests,
 )
-from sites.xrays import XRays
 
 METHODS: tuple[Method, ...] = ("local", "pooled", "plaintext", "unrounded")
 
-_ASKED = "compare.txt"  # of a run: the methods, for whenever it is resumed
+ASKED = "compare.txt"
+"""The file of a run that names what it is compared with whenever it is resumed."""
+
 _FEWEST = 10  # patients; below, resamples are too few to speak of an interval
 
 
@@ -95,6 +97,9 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
     """
     study = Study.read(folder / "study.toml")
     names = study.federation.sites
+    held, tests = held_out_images(study, folder), site_tests(study, folder)
+    if not (tests or held):
+        raise DataError("no site holds an X-ray to test on")
     local: dict[str, Baseline] = {}
     pooled: Baseline | None = None
     plain: dict[Method, _Federation] = {}
@@ -113,7 +118,6 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
             place = run_without_encryption(folder, rounded=method == "plaintext")
             plain[method] = _Federation.read(study, place)
     federation = _Federation.read(study, folder)
-    tests = site_tests(study, folder)
 
     def own(models: Mapping[str, StudyModel]) -> dict[str, Predictions]:
         return {name: predict_tests(models[name].predict, t) for name, t in tests.items()}
@@ -127,7 +131,7 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
     federated = own(federation.own)
     compare = _Comparer(study.classes, study.seed)
     places = []
-    for name in ("", *tests):
+    for name in ("", *tests) if tests else ():
         chosen = list(tests) if not name else [name]
         ours = join_predictions(federated[n] for n in chosen)
         trained_at = name if len(chosen) == 1 else ""
@@ -136,16 +140,8 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
             for method, found in by_method.items()
         ]
         places.append(compare.place(name, ours, others))
-    held = held_out_xrays(folder)
     if held:
-        name, path = held
-        images = load_images(
-            read_records(path, classes=study.classes),
-            classes=study.classes,
-            size=study.images.size,
-            equalise=study.images.equalise,
-            cache=folder / HELD_OUT / name / "cache",
-        )
+        name, images = held
         others = [
             ("local", site, predict_tests(baseline.model.predict, images))
             for site, baseline in local.items()
@@ -175,7 +171,7 @@ def compare_run(folder: Path, methods: Sequence[Method], tell: Callable[[str], N
         abroad=tuple(compare.abroad(travelled, federated)),
         elsewhere=tuple(compare.elsewhere(travelled, federated)),
         same_model_in_plaintext=same,
-        warnings=tuple(_warnings(places)),
+        warnings=(*_absences(folder, study), *_warnings(places)),
     )
     replace_private(folder / COMPARISON, [comparison.model_dump_json(indent=1).encode()])
     return comparison
@@ -186,17 +182,17 @@ def also_asked(folder: Path, methods: Sequence[Method]) -> list[Method]:
 
     Raises:
         RunError: what was kept is damaged.
+        SettingsError: the run's study cannot be trained so; nothing new is kept.
     """
-    place, before = folder / _ASKED, list[Method]()
+    place, before = folder / ASKED, list[Method]()
     if place.exists():
         try:
             before = read_methods(place.read_text(encoding="ascii"))
         except (SettingsError, UnicodeDecodeError):
             raise RunError(f"{place}: damaged", hint="remove it, and give --compare") from None
-    elif compared := read_comparison(folder):  # by an earlier version
-        found = {other.method for tested in compared.places for other in tested.others}
-        before = [method for method in METHODS if method in found]
     every = [method for method in METHODS if method in {*before, *methods}]
+    if {"plaintext", "unrounded"}.intersection(every):
+        check_without_encryption(folder)
     if every != before:
         replace_private(place, [",".join(every).encode()])
     return every
@@ -212,28 +208,6 @@ def read_methods(text: str) -> list[Method]:
     if strange := [part for part in wanted if part not in METHODS]:
         raise SettingsError(f"--compare {strange[0]}: there are {', '.join(METHODS)}")
     return [method for method in METHODS if method in wanted]
-
-
-def site_tests(study: Study, folder: Path) -> dict[str, ImageSet]:
-    """Each site's test images, without those of a patient whom some site trains on; none empty.
-
-    A patient is on one side at every site, unless a site is so small that it trains on all it has.
-
-    Raises:
-        DataError: no image is left, or X-rays cannot be used.
-    """
-    sites = [(site.name, XRays(site, study)) for site in site_files(study, folder)]
-    known = {record.group for _, xrays in sites for record in xrays.records("train")}
-    tests = {}
-    for name, xrays in sites:
-        images = xrays.images("test")
-        kept = np.array([group not in known for group in images.groups], np.bool_)
-        if kept.any():
-            groups = tuple(g for g, keep in zip(images.groups, kept, strict=True) if keep)
-            tests[name] = ImageSet(images.images[kept], images.labels[kept], groups)
-    if not tests:
-        raise DataError("no site holds an X-ray to test on")
-    return tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +332,16 @@ def _part(found: Predictions, chosen: NDArray[np.bool_]) -> Predictions:
 def _patients(found: Predictions, own: NDArray[np.bool_]) -> int:
     """How many patients there are with a class, or without it if those are fewer."""
     return min(len(np.unique(found.groups[own])), len(np.unique(found.groups[~own])))
+
+
+def _absences(folder: Path, study: Study) -> Iterator[str]:
+    rounds = summarise(iterate_journal(folder / "journal.jsonl")).rounds
+    for site in study.federation.sites:
+        if missed := sum(site not in r.sites for r in rounds):
+            yield (
+                f"{site} was left out of {missed} of {len(rounds)} rounds of the federation; what "
+                "it is compared with is trained with that site's X-rays throughout"
+            )
 
 
 def _warnings(places: Sequence[Place]) -> Iterator[str]:

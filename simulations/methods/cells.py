@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
 
-from ppfl.errors import PpflError, RunError
+from ppfl.errors import (
+    DataError,
+    DiskFullError,
+    ModelError,
+    PpflError,
+    RunError,
+    SettingsError,
+    UnreadableImageError,
+    ValueRangeError,
+    WeightsError,
+    kind_of,
+)
 from ppfl.files import replace_private
 from ppfl.learning.files import parameters_sha256
 from ppfl.learning.images import ImageSet
@@ -27,9 +38,14 @@ from ppfl.learning.study_model import StudyModel
 from ppfl.report import CellFigures, CellResult, Estimate
 from ppfl.settings import Study
 from simulations.comparison.baselines import Baseline, train_local, train_pooled
-from simulations.comparison.compare import site_tests
 from simulations.methods.methods import Method
-from simulations.outcome import common_model, prepare_or_resume, run_to_end, site_files
+from simulations.outcome import (
+    common_model,
+    prepare_or_resume,
+    run_to_end,
+    site_files,
+    site_tests,
+)
 from simulations.progress import RunProgress
 from simulations.scenario import Scenario
 from sites.hospital import site_seed
@@ -41,12 +57,17 @@ _FEWEST = 20  # test images of a site that may be called the worst
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is to be measured; ``name`` is the scenario's, ``data_sha256`` from ``data_digest``."""
+    """What is to be measured.
+
+    ``name`` is the scenario's, ``data_sha256`` from ``data_digest``; ``weights_sha256`` is that of
+    the file of pretrained weights, empty where there is none.
+    """
 
     method: Method
     scenario: Scenario
     name: str
     data_sha256: str
+    weights_sha256: str = ""
 
     @property
     def seed(self) -> int:
@@ -82,7 +103,7 @@ class Cell:
     def run(self) -> str:
         """The name of the folder it is run in; cells of one federation share it."""
         version = f"v{self.method.version}" if self.method.version > 1 else ""
-        text = self.federation.model_dump_json() + self.data_sha256 + version
+        text = self.federation.model_dump_json() + self.data_sha256 + self.weights_sha256 + version
         return f"{self.name}.{self.seed}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def place(self, results: Path) -> Path:
@@ -90,8 +111,12 @@ class Cell:
         return results / f"{self.name}.{self.method.key}.{self.seed}.json"
 
     def fits(self, found: CellResult) -> bool:
-        """Whether a result is of these settings and of these X-rays."""
-        return (found.settings_sha256, found.data_sha256) == (
+        """Whether a result is of these settings, of these X-rays, and from these weights.
+
+        Results of earlier versions do not say from which.
+        """
+        same_weights = found.weights_sha256 in ("", self.weights_sha256)
+        return same_weights and (found.settings_sha256, found.data_sha256) == (
             self.settings_sha256,
             self.data_sha256,
         )
@@ -136,14 +161,17 @@ def run_cell(
     those of each site in a run that is begun; 0: all.
 
     Raises:
-        RunError: the result is of other settings or other X-rays, or damaged; or it cannot be
+        RunError: the result is of other settings, X-rays or weights, or damaged; or it cannot be
             kept, or the run in ``out`` cannot be gone on with.
+        PpflError: what went wrong says nothing of the method: a full disk, an image that cannot be
+            read, weights that cannot be had.
     """
     place = cell.place(results)
     if done := read_cell(place):
         if not cell.fits(done):
             raise RunError(
-                f"{place}: was measured with other settings or on other X-rays",
+                f"{place}: was measured with other settings, on other X-rays, or from other "
+                "pretrained weights",
                 hint="another --results, or another --out",
             )
         if not (done.failure and retry):
@@ -151,12 +179,13 @@ def run_cell(
     figures, failure = None, ""
     try:
         figures = _measure(cell, out, threads, talk)
-    except RunError:  # of this machine, not of the method
-        raise
     except PpflError as error:
+        if not _is_a_result(error):
+            raise
         failure = str(error)
         # what is kept may be shown to others, who need not know this machine's folders
-        for folder in (out.resolve(), Path(cell.scenario.simulation.data)):
+        data = Path(cell.scenario.simulation.data)
+        for folder in (out.resolve(), data if data.is_dir() else data.parent):
             failure = failure.replace(f"{folder}/", "").replace(str(folder), folder.name)
         talk.print(f"failed: {error}")
     result = CellResult(
@@ -166,6 +195,7 @@ def run_cell(
         seed=cell.seed,
         settings_sha256=cell.settings_sha256,
         data_sha256=cell.data_sha256,
+        weights_sha256=cell.weights_sha256,
         failure=failure,
         figures=figures,
     )
@@ -175,6 +205,15 @@ def run_cell(
     except OSError as error:
         raise RunError(f"{place}: the result cannot be kept: {error.strerror}") from None
     return result
+
+
+def _is_a_result(error: PpflError) -> bool:
+    """Whether an error would come again on any machine: that the study cannot be run."""
+    of_this_machine = kind_of(error) is DiskFullError
+    of_this_machine |= isinstance(error, UnreadableImageError | WeightsError)
+    return not of_this_machine and isinstance(
+        error, SettingsError | ModelError | DataError | ValueRangeError
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

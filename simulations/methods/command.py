@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import itertools
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ppfl.errors import SettingsError
+from ppfl.errors import ModelError, SettingsError
+from ppfl.files import lock_file
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
 from ppfl.report import CellResult, method_findings, method_rows, write_methods
 from ppfl.xray import Scanner, write_phantoms
 from simulations.methods.cells import Cell, data_digest, read_cell, run_cell
 from simulations.methods.methods import METHODS, SCENARIOS, Method, choose_methods, refuse_settled
-from simulations.scenario import read_scenario, scenario_name
+from simulations.outcome import remove_run
+from simulations.prepare import weights_file
+from simulations.scenario import Scenario, draft_study, read_scenario, scenario_name
 from simulations.side_by_side import JOBS_HELP, side_by_side
 from simulations.tables import figure_table
 from sites.printing import AsJson
@@ -76,17 +81,19 @@ def compare_methods(
         *(changes or ()),
     ]
     out = out or Path("runs") / ("compare-methods-quick" if quick else "compare-methods")
-    out.mkdir(parents=True, exist_ok=True)
-    data = _draw(out) if data is None else data
-    table = _Table(data, common, _read_seeds(seeds))
     results = results or out / "results"
-    tasks: dict[str, _Task] = {}
-    for cell in table.cells(names, chosen):
-        tasks.setdefault(cell.run, _Task([], out, results, retry, keep_runs)).cells.append(cell)
-    done: list[CellResult] = []
-    for _ in side_by_side(_do_cells, tasks, jobs=jobs, talk=_talk):
-        done = table.done(names, results)
-        write_methods(out, done, title=_title(quick), findings=_findings(done))
+    for folder in (out, results):
+        folder.mkdir(parents=True, exist_ok=True)
+    with lock_file(out / ".lock"):
+        data = _draw(out) if data is None else data
+        table = _Table(data, common, _read_seeds(seeds), names)
+        tasks: dict[str, _Task] = {}
+        for cell in table.cells(names, chosen):
+            tasks.setdefault(cell.run, _Task([], out, results, retry, keep_runs)).cells.append(cell)
+        done: list[CellResult] = []
+        for _ in side_by_side(_do_cells, tasks, jobs=jobs, talk=_talk):
+            done = table.done(results)
+            write_methods(out, done, title=_title(quick), findings=_findings(done))
     if as_json:
         typer.echo(json.dumps([result.model_dump(mode="json") for result in done]))
     else:
@@ -113,43 +120,83 @@ def _do_cells(task: _Task, threads: int, talk: Console) -> None:
         )
         failed |= bool(result.failure)
     if not (task.keep_runs or failed):
-        # the results are elsewhere
-        shutil.rmtree(task.out / "runs" / task.cells[0].run, ignore_errors=True)
+        remove_run(task.out / "runs" / task.cells[0].run)  # the results are elsewhere
 
 
 class _Table:
-    """The cells that one command may measure; ``seeds`` None means the scenarios' own."""
+    """The cells that one command may measure.
 
-    def __init__(self, data: Path, changes: Sequence[str], seeds: Sequence[int | None]) -> None:
+    Args:
+        data: folder or table of X-rays.
+        changes: what all of them differ in from their scenario, as ``key=value``.
+        seeds: None means the scenarios' own.
+        scenarios: those that are asked for.
+
+    Raises:
+        SettingsError: two scenarios have one name, and so would have the same results.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        changes: Sequence[str],
+        seeds: Sequence[int | None],
+        scenarios: Sequence[str],
+    ) -> None:
         self._data, self._changes, self._seeds = data, changes, seeds
+        self._sources = {scenario_name(source): source for source in scenarios}
+        if len(self._sources) < len(set(scenarios)):
+            raise SettingsError("--scenarios: two of them have one name", hint="rename a file")
         self._digests: dict[tuple[str, ...], str] = {}
+        self._weights: dict[Path, str] = {}
 
     def cells(self, scenarios: Sequence[str], methods: Sequence[Method]) -> Iterator[Cell]:
-        for name in scenarios:
-            for method in methods:
-                for seed in self._seeds:
-                    seeded = [] if seed is None else [f"seed={seed}"]
-                    changes = [*self._changes, *method.changes, *seeded]
-                    scenario = read_scenario(name, data=self._data, changes=changes)
-                    classes = tuple(scenario.study.get("classes", ()))
-                    if classes not in self._digests:
-                        self._digests[classes] = data_digest(self._data, classes)
-                    digest = self._digests[classes]
-                    yield Cell(method, scenario, scenario_name(name), digest)
+        """Those of some scenarios and methods.
 
-    def done(self, scenarios: Sequence[str], results: Path) -> list[CellResult]:
+        Raises:
+            SettingsError: a scenario does not exist, or its study breaks a rule whatever the
+                method.
+            DataError: there are no such X-rays.
+        """
+        for name in scenarios:
+            for seed in self._seeds:
+                study = draft_study(self._scenario(name, (), seed))
+            if study.classes not in self._digests:
+                self._digests[study.classes] = data_digest(self._data, study.classes)
+            for method, seed in itertools.product(methods, self._seeds):
+                scenario = self._scenario(name, method.changes, seed)
+                weights = self._weights_sha256(weights_file(scenario, study))
+                digest = self._digests[study.classes]
+                yield Cell(method, scenario, scenario_name(name), digest, weights)
+
+    def done(self, results: Path) -> list[CellResult]:
         """All that was measured with these settings, by scenario and then by method.
 
         Raises:
             RunError: a file is damaged.
         """
+        built_in = {scenario: scenario for scenario in SCENARIOS}
         every = [
-            name
-            for name in dict.fromkeys([*SCENARIOS, *scenarios])
-            if next(results.glob(f"{scenario_name(name)}.*.json"), None)
+            source
+            for name, source in (built_in | self._sources).items()
+            if next(results.glob(f"{glob.escape(name)}.*.json"), None)
         ]
         found = ((cell, read_cell(cell.place(results))) for cell in self.cells(every, METHODS))
         return [result for cell, result in found if result and cell.fits(result)]
+
+    def _scenario(self, name: str, changes: Sequence[str], seed: int | None) -> Scenario:
+        seeded = [] if seed is None else [f"seed={seed}"]
+        return read_scenario(name, data=self._data, changes=[*self._changes, *changes, *seeded])
+
+    def _weights_sha256(self, path: Path | None) -> str:
+        if path is None:
+            return ""
+        if path not in self._weights:
+            try:
+                self._weights[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise ModelError(f"{path}: {error.strerror}") from None
+        return self._weights[path]
 
 
 def _read_seeds(text: str) -> Sequence[int | None]:

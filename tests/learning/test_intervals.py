@@ -43,6 +43,23 @@ def test_answers_that_are_all_right_or_all_wrong_still_have_an_interval() -> Non
     assert (wrong.value, wrong.low, wrong.high) == (0, 0, pytest.approx(0.116, abs=5e-4))
 
 
+def test_one_model_always_right_and_the_other_never_still_has_an_interval() -> None:
+    groups = (np.arange(60) // 2).astype(str)
+    right, wrong = np.ones(60, np.bool_), np.zeros(60, np.bool_)
+    more = difference_interval(right, groups, wrong, groups, seed=1)
+    less = difference_interval(wrong, groups, right, groups, seed=1)
+    assert (more.value, more.low, more.high) == (1, pytest.approx(0.769, abs=5e-4), 1)
+    assert (less.value, less.low, less.high) == (-1, -1, -more.low)
+
+
+def test_a_single_patient_says_nothing_of_others() -> None:
+    one, groups = np.array([True, True, False, False]), np.array(["a"] * 4)
+    found = accuracy_interval(one, groups, seed=1)
+    assert (found.value, found.low, found.high) == (0.5, 0, 1)
+    found = difference_interval(one, groups, ~one, groups, seed=1)
+    assert (found.value, found.low, found.high) == (0, -1, 1)
+
+
 def test_answers_that_cannot_be_compared_are_refused() -> None:
     some, groups = np.ones(3, np.bool_), np.array(["a", "b", "c"])
     with pytest.raises(DataError, match="paired"):

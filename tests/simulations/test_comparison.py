@@ -10,8 +10,9 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
+import simulations.command
 import simulations.runner
-from ppfl.errors import DataError, RunError, SettingsError
+from ppfl.errors import DataError, RunError, SettingsError, UnreadableImageError
 from ppfl.learning import intervals
 from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.learning.models import get_parameters
@@ -33,14 +34,13 @@ from simulations.comparison.compare import (
     _warnings,
     also_asked,
     compare_run,
-    site_tests,
 )
 from simulations.main import _app
-from simulations.outcome import Predictions
+from simulations.outcome import Predictions, site_tests
 from simulations.prepare import prepare
 from simulations.runner import run_in_process
 from simulations.scenario import Scenario
-from tests.simulations.tiny import COUNTS, prepare_once, tiny_scenario
+from tests.simulations.tiny import COUNTS, prepare_once, run_without_report, tiny_scenario
 
 
 def _silent(_: str) -> None:
@@ -239,14 +239,53 @@ def _methods(stdout: str) -> set[str]:
 
 
 def test_what_was_asked_is_kept_and_damage_is_told(tmp_path: Path) -> None:
-    assert also_asked(tmp_path, []) == []
-    assert not list(tmp_path.iterdir())
-    assert also_asked(tmp_path, ["plaintext"]) == ["plaintext"]
-    assert also_asked(tmp_path, ["local"]) == ["local", "plaintext"]
-    assert also_asked(tmp_path, []) == ["local", "plaintext"]
-    (tmp_path / "compare.txt").write_text("loc")
+    run = tmp_path / "run"
+    prepare_once(tiny_scenario("unsafe_plaintext"), run)
+    (run / "comparison.json").write_text("{")  # it is made anew
+    assert also_asked(run, []) == []
+    assert not (run / "compare.txt").exists()
+    assert also_asked(run, ["plaintext"]) == ["plaintext"]
+    assert also_asked(run, ["local"]) == ["local", "plaintext"]
+    assert also_asked(run, []) == ["local", "plaintext"]
+    (run / "compare.txt").write_text("loc")
     with pytest.raises(RunError, match=r"compare\.txt: damaged"):
-        also_asked(tmp_path, [])
+        also_asked(run, [])
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path: Path) -> None:
+    cipher = tiny_scenario("shared", images={"cipher": "unsafe_low_byte"})
+    prepare_once(cipher, tmp_path / "run")
+    with pytest.raises(SettingsError, match="cipher images need a key"):
+        also_asked(tmp_path / "run", ["local", "unrounded"])
+    assert not (tmp_path / "run" / "compare.txt").exists()
+    assert also_asked(tmp_path / "run", ["local"]) == ["local"]
+
+
+def test_a_hospital_that_cannot_be_tested_on_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = tiny_scenario("unsafe_plaintext")
+    held = scenario.simulation.model_copy(update={"hold_out": "west"})
+    prepare_once(scenario.model_copy(update={"simulation": held}), tmp_path / "run")
+    next((tmp_path / "run" / "held-out").rglob("*.png")).write_bytes(b"no picture")
+    monkeypatch.setattr(simulations.command, "run_in_process", lambda _: pytest.fail("trained"))
+    arguments = ["simulate", "--resume", str(tmp_path / "run"), "--in-process"]
+    result = CliRunner().invoke(_app, arguments)
+    assert isinstance(result.exception, UnreadableImageError)
+
+
+def test_sites_that_train_on_all_they_have_are_tested_on_the_hospital_held_out(
+    tmp_path: Path,
+) -> None:
+    scenario = tiny_scenario("unsafe_plaintext", images={"test": 0.0}, training={"rounds": 1})
+    held = scenario.simulation.model_copy(update={"hold_out": "west"})
+    prepare_once(scenario.model_copy(update={"simulation": held}), tmp_path / "held")
+    run_without_report(tmp_path / "held")
+    comparison = compare_run(tmp_path / "held", ["pooled"], _silent)
+    assert [(place.name, place.held_out) for place in comparison.places] == [("west", True)]
+    prepare_once(scenario, tmp_path / "run")
+    with pytest.raises(DataError, match="no site holds an X-ray to test on"):
+        compare_run(tmp_path / "run", ["pooled"], lambda _: pytest.fail("trained"))
 
 
 def test_without_encryption_it_trains_on_as_many_threads(tmp_path: Path) -> None:
@@ -290,9 +329,6 @@ def test_the_command_compares_and_prints(tmp_path: Path) -> None:
     assert [place["name"] for place in told["places"]] == ["", "east", "north", "west"]
     # what was asked before is asked again
     result = CliRunner().invoke(_app, [*arguments, "--compare", "pooled"], catch_exceptions=False)
-    assert _methods(result.stdout) == {"local", "pooled"}
-    (tmp_path / "run" / "compare.txt").unlink()  # an earlier version kept the comparison alone
-    result = CliRunner().invoke(_app, arguments, catch_exceptions=False)
     assert _methods(result.stdout) == {"local", "pooled"}
     for extra, message in (
         (

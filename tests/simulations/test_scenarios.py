@@ -21,8 +21,9 @@ from simulations import command
 from simulations.altered import AlteredHospital, alter, rescan
 from simulations.dealing import deal, held_out_xrays, hospital_names
 from simulations.main import _app
+from simulations.prepare import prepare
 from simulations.runner import share_of_cores
-from simulations.scenario import SCENARIOS, read_scenario, scenario_name
+from simulations.scenario import SCENARIOS, Simulated, read_scenario, scenario_name
 
 _CLASSES = ("COVID", "Normal", "Viral_Pneumonia")
 
@@ -68,6 +69,46 @@ def test_every_scenario_can_be_read_and_names_itself() -> None:
         assert scenario.study["name"] == path.stem
         assert scenario.study["classes"]
         assert scenario.simulation.phantoms or "sites" in scenario.study["federation"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study = 5", "study must be a table, got 5"),
+        ("simulation = 5", "simulation must be a table, got 5"),
+        ("[study]\nfederation = 5", "federation must be a table, got 5"),
+        ("[study]\ntraining = 5", "training must be a table, got 5"),
+    ],
+)
+def test_a_scenario_without_its_tables_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        read_scenario(str(tmp_path / "s.toml"), rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("federation=5", "study: federation: Input should be a valid dict"),
+        ("classes=5", "study: classes: Input should be a valid tuple"),
+        ("sites=5", "study: federation.sites: Input should be a valid tuple"),
+        ("minimum_sites=9999", "but only 1000 are named"),
+        ("hold_out=../x", "no hospital ../x"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_refused_before_anything_is_made(
+    tmp_path: Path, xrays: Path, change: str, message: str
+) -> None:
+    scenario = read_scenario("natural", data=xrays, changes=[change])
+    with pytest.raises(SettingsError, match=message):
+        prepare(scenario, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hospital_whose_name_is_no_folders_is_not_held_out(xrays: Path) -> None:
+    data = Simulated(data=str(xrays), hold_out="A/b")
+    with pytest.raises(SettingsError, match="is no name for a site"):
+        hospital_names(data, ["A/b", "b"], classes=_CLASSES)
 
 
 def test_a_scenarios_folder_has_its_whole_name() -> None:

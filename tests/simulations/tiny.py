@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 import simulations.runner
+from ppfl.learning.sources import read_records, write_manifest
+from ppfl.report import CellFigures, CellResult, Estimate
 from ppfl.settings import Study
+from ppfl.xray import write_phantoms
+from simulations.methods.methods import METHODS
 from simulations.prepare import prepare
 from simulations.scenario import Scenario
 
@@ -58,3 +62,51 @@ def run_without_report(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulations.runner, "leave_report", lambda _: None)
         simulations.runner.run_in_process(folder)
+
+
+def cell_result(method: str, right: str, **changes: Any) -> CellResult:
+    """A cell of `ppfl compare-methods`: two sites have one model, right where ``right`` has a 1."""
+    value = right.count("1") / len(right)
+    estimate = Estimate(value=value, low=value, high=value)
+    figures = CellFigures(
+        size=64,
+        rounds=1,
+        local_epochs=1,
+        sites=2,
+        accuracy=estimate,
+        everywhere=estimate,
+        macro_auroc=0.9,
+        worst_site="a",
+        worst_accuracy=estimate,
+        minutes=1,
+        bytes_up=1_000_000,
+        protection="",
+        tests_sha256="0",
+        patients=(1,) * len(right),
+        right=right,
+        models_right=tuple(2 * int(digit) for digit in right),
+    )
+    result = CellResult(
+        method=method,
+        name=next(m.name for m in METHODS if m.key == method),
+        scenario="iid",
+        seed=2022,
+        settings_sha256="0",
+        data_sha256="0",
+        figures=figures,
+    )
+    return result.model_copy(update=changes)
+
+
+def phantom_table(folder: Path, **counts: dict[str, int]) -> Path:
+    """A table of hospitals."""
+    records = []
+    for name, count in counts.items():
+        place = folder / name
+        write_phantoms(place, counts=count, size=64, seed=1, patients_prefix=f"p{name}")
+        records += [(record, name) for record in read_records(place)]
+    write_manifest(
+        folder / "index.csv",
+        [type(r)(r.path, r.label, r.group, name) for r, name in records],
+    )
+    return folder / "index.csv"
