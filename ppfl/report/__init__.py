@@ -3,7 +3,7 @@
 from ppfl.report.comparison import COMPARISON, Comparison, read_comparison
 from ppfl.report.estimate import Estimate
 from ppfl.report.method_findings import method_findings
-from ppfl.report.methods import CellFigures, CellResult, method_rows, write_methods
+from ppfl.report.methods import CellFigures, CellResult, MethodRow, method_rows, write_methods
 from ppfl.report.page import leave_report, write_report
 from ppfl.report.pdf import print_pdf
 from ppfl.report.reproduction import PAPER, Attack, RowResult, write_reproduction
@@ -28,6 +28,7 @@ __all__ = [
     "CellResult",
     "Comparison",
     "Estimate",
+    "MethodRow",
     "RowResult",
     "ShortcutsResult",
     "SiteAuroc",

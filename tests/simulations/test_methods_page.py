@@ -6,25 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.methods_page import PAGE, RESULTS, kept_results, with_tables
 from ppfl.report import CellResult, method_rows
-from simulations.methods.cells import Cell, read_cell
+from simulations.methods.cells import Cell
 from simulations.methods.methods import METHODS
 from simulations.scenario import read_scenario
 
 _BY_KEY = {method.key: method for method in METHODS}
 _ROOT = Path(__file__).parents[2]
-_PAGE = (_ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
+_PAGE = PAGE.read_text(encoding="utf-8")
 
 
-def _kept(folder: str, *common: str) -> list[CellResult]:
+def _kept(folder: Path, *common: str) -> list[CellResult]:
     """The results in a folder, which must be of the present settings."""
-    places = sorted((_ROOT / "benchmarks" / "results" / folder).glob("*.json"))
-    results = [result for result in map(read_cell, places) if result]
+    results = kept_results(folder)
     for found in results:
         method = _BY_KEY[found.method]
         changes = ["mean_xray_size=0", *common, *method.changes]
         scenario = read_scenario(found.scenario, data=_ROOT, changes=changes)
-        assert Cell(method, scenario, found.scenario, found.data_sha256).fits(found), found.scenario
+        digests = found.data_sha256, found.weights_sha256
+        assert Cell(method, scenario, found.scenario, *digests).fits(found), found.scenario
         assert found.name == method.name
     assert results
     return results
@@ -32,9 +33,10 @@ def _kept(folder: str, *common: str) -> list[CellResult]:
 
 def test_the_table_in_the_docs_is_of_the_kept_results_and_of_the_present_settings() -> None:
     # ppfl compare-methods --data FOLDER --size 64 --rounds 5 --results benchmarks/results/methods
-    for row in method_rows(_kept("methods", "size=64", "rounds=5")):
-        figures = (row.accuracy, row.everywhere, row.macro_auroc, row.worst, row.megabytes)
-        assert f"| {row.name} | {' | '.join(figures)} |" in _PAGE, row.scenario
+    results = _kept(RESULTS, "size=64", "rounds=5")
+    assert with_tables(_PAGE, results) == _PAGE
+    for result in results:
+        assert f"**{result.scenario}**" in _PAGE
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,6 @@ def test_the_table_in_the_docs_is_of_the_kept_results_and_of_the_present_setting
 def test_single_figures_in_the_docs_are_of_kept_results(
     folder: str, common: tuple[str, ...]
 ) -> None:
-    for row in method_rows(_kept(folder, *common)):
+    for row in method_rows(_kept(RESULTS.parent / folder, *common)):
         figure, interval = row.everywhere.split(" ", maxsplit=1)
         assert f"{figure} % {interval}" in _PAGE, row.name
