@@ -18,6 +18,7 @@ _COLUMNS = {
     "site": ("site", "hospital"),
 }
 _DELIMITERS = (",", ";", "\t")
+_QUOTES = "look for a quotation mark too many or too few; inside quotes it is written twice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +47,27 @@ def read_table(table: Path) -> list[TableRow]:
     Relative paths start at the table and stay in its folder. In them a backslash is a slash, as
     on Windows, unless a file's name has it. Lines without any text are passed over.
 
+    Quotation marks must match: a stray one would make one cell of all lines up to the next. For
+    the same reason no cell that is used may hold a line break.
+
     Raises:
-        DataError: the file cannot be read, lacks a column, leaves a path or a label empty, or
-            leads out of its folder.
+        DataError: the file cannot be read, lacks a column, leaves a path or a label empty, leads
+            out of its folder, or has a stray quotation mark.
     """
-    rows = []
+    rows, line = [], 1
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
             delimiter = _delimiter(header)
-            columns = [
-                fold_name(name) for name in next(csv.reader([header], delimiter=delimiter), [])
-            ]
+            names = next(csv.reader([header], delimiter=delimiter, strict=True), [])
+            columns = [fold_name(name) for name in names]
             places = {field: _find(table, columns, field) for field in _COLUMNS}
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            line = 2  # where the next row begins, which may go over several
             for cells in reader:
+                where, line = f"{table}: line {line}", reader.line_num + 2
                 if not any(cell.strip() for cell in cells):
                     continue
-                where = f"{table}: line {reader.line_num + 1}"
                 texts = {
                     field: cells[place].strip() if 0 <= place < len(cells) else ""
                     for field, place in places.items()
@@ -71,6 +75,10 @@ def read_table(table: Path) -> list[TableRow]:
                 for needed in ("path", "label"):
                     if not texts[needed]:
                         raise DataError(f"{where}: the column {columns[places[needed]]} is empty")
+                for field, text in texts.items():
+                    if "\n" in text or "\r" in text:
+                        name = columns[places[field]]
+                        raise DataError(f"{where}: a line break in the column {name}", hint=_QUOTES)
                 path = _place(table.parent, texts["path"], where=where)
                 rows.append(TableRow(path, texts["label"], texts["group"], texts["site"], where))
     except UnicodeDecodeError as error:
@@ -78,7 +86,11 @@ def read_table(table: Path) -> list[TableRow]:
             f"{table}: not a readable CSV table: {error}",
             hint="save it as UTF-8 (in Excel: CSV UTF-8)",
         ) from None
-    except (OSError, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(
+            f"{table}: line {line}: not a readable CSV table: {error}", hint=_QUOTES
+        ) from None
+    except OSError as error:
         raise DataError(f"{table}: not a readable CSV table: {error}") from None
     return rows
 

@@ -70,6 +70,45 @@ def test_a_table_in_another_encoding_says_how_to_save_it(tmp_path: Path) -> None
 
 
 def test_the_line_of_what_is_wrong_is_named(tmp_path: Path) -> None:
-    text = 'path,finding\n1.png,"two\nlines"\n\n2.png\n'
+    text = 'path,finding,note\n1.png,a,"two\nlines"\n\n2.png\n'
     with pytest.raises(DataError, match="line 5: the column finding is empty"):
         told(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('1.png,a,p1\n2.png,"b,p2\n3.png,a,p3\n', 3),  # 3.png was never seen
+        ('1.png,a,p1\n"2.png,b,p2\n"3.png",a,p3\n', 3),
+        ('1.png,a,p1\n2.png,b,p2,"note\n3.png,a,"p3"\n', 3),
+        ('1.png,a,"p"1\n', 2),
+    ],
+)
+def test_a_stray_quotation_mark_hides_no_line(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(DataError, match=f"line {line}: not a readable CSV table") as caught:
+        told(tmp_path, f"path,label,patient\n{text}")
+    assert "quotation mark" in caught.value.hint
+
+
+def test_a_stray_quotation_mark_among_the_headings(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1: not a readable CSV table"):
+        told(tmp_path, 'path,label,"patient\n1.png,a,p1\n')
+
+
+@pytest.mark.parametrize(
+    ("cells", "column"),
+    [
+        ('"a\nb.png",x,p,s', "file"),
+        ('1.png,"x\r\n2.png",p,s', "class"),
+        ('1.png,x,"p1\n2.png,x,p2",s', "patient"),  # two quotation marks that hide 2.png
+        ('1.png,x,p,"s\r"', ""),
+        ('1.png,x,p,"s\rt"', "hospital"),
+    ],
+)
+def test_a_cell_that_is_used_goes_over_one_line(tmp_path: Path, cells: str, column: str) -> None:
+    text = f"file,class,patient,hospital\n0.png,x,p,s\n{cells}\n"
+    if column:
+        with pytest.raises(DataError, match=f"line 3: a line break in the column {column}"):
+            told(tmp_path, text)
+    else:  # at a cell's end it hides nothing
+        assert len(told(tmp_path, text)) == 2
