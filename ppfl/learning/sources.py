@@ -17,7 +17,6 @@ from ppfl.xray.dicom import names_dicom
 
 _TABLES = ("manifest.csv", "index.csv")
 _IMAGES = frozenset({".bmp", ".dcm", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
-_NO_SUFFIX = re.compile(r"(\.\d+)?")  # archives name files by their UID, such as 1.2.840.10008
 _DICOM_DIRECTORY = "DICOMDIR"  # on every CD: DICOM, but a table of contents
 _MASKS = frozenset({"masks", "lung_masks", "infection_masks"})
 _SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
@@ -66,8 +65,7 @@ def read_records(
     as there; Kermany's PNEUMONIA then becomes Bacterial_Pneumonia or Viral_Pneumonia if these are
     asked for, or, without classes, if the ``causes`` are.
 
-    Images are files of the usual suffixes, .dcm, and those without a suffix (or with a number for
-    one) that begin as DICOM files do.
+    Images are files of the usual suffixes, .dcm, and all others that begin as DICOM files do.
 
     A group that no table gives is a hash of a DICOM's PatientID (see `patient_group`), or the
     patient in a file name of Kermany's set, else the SHA-256 of the file, so that copies of one
@@ -270,11 +268,10 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix in _IMAGES:
+    if path.suffix.lower() in _IMAGES:
         return True
-    may_be = _NO_SUFFIX.fullmatch(suffix) and path.name.upper() != _DICOM_DIRECTORY
-    return bool(may_be) and names_dicom(path)
+    # archives write .dicom, .ima, the end of a UID, or nothing; of a pipe no byte may ever come
+    return path.name.upper() != _DICOM_DIRECTORY and path.is_file() and names_dicom(path)
 
 
 def _is_aside(folder_name: str) -> bool:

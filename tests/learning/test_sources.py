@@ -106,7 +106,7 @@ def test_any_tree_of_one_folder_per_class(tmp_path: Path) -> None:
     assert layout_of(tmp_path) == "one folder per class"
 
 
-def test_dicoms_with_and_without_a_suffix_are_grouped_by_patient(tmp_path: Path) -> None:
+def test_dicoms_of_any_suffix_and_none_are_grouped_by_patient(tmp_path: Path) -> None:
     def put_dicom(path: Path, patient: str) -> None:
         path.parent.mkdir(exist_ok=True)
         data = Dataset()
@@ -119,10 +119,15 @@ def test_dicoms_with_and_without_a_suffix_are_grouped_by_patient(tmp_path: Path)
     for name, patient in [("a.DCM", "1"), ("IM0001", "1"), ("1.2.840.5", "2"), ("none.dcm", "")]:
         put_dicom(tmp_path / "sick" / name, patient)
     put_dicom(tmp_path / "sick" / "DICOMDIR", "3")
-    put_dicom(tmp_path / "sick" / "b.xml", "4")
-    (tmp_path / "sick" / "README").write_text("no image")
+    others = ["b.dicom", "c.dic", "d.IMA", "e.odd"]
+    for name in others:
+        put_dicom(tmp_path / "sick" / name, "1")
+    for name in ("README", "b.xml", "c.mp4"):
+        (tmp_path / "sick" / name).write_text("no image")
+    os.mkfifo(tmp_path / "sick" / "pipe.ima")
     groups = {record.path.name: record.group for record in read_records(tmp_path)}
-    assert set(groups) == {"a.DCM", "IM0001", "1.2.840.5", "none.dcm"}
+    assert set(groups) == {"a.DCM", "IM0001", "1.2.840.5", "none.dcm", *others}
+    assert {groups[name] for name in others} == {groups["IM0001"]}
     assert groups["a.DCM"] == groups["IM0001"] != groups["1.2.840.5"]
     assert groups["IM0001"].startswith("dicom:")
     assert groups["none.dcm"].startswith("sha256:")
