@@ -12,11 +12,12 @@ from ppfl.files import replace_private
 from ppfl.xray.dicom import names_dicom, patient_group
 
 _OF_FILE = "sha256:"
-_VERSION = 1  # to be raised when the same files would be of other groups
-_PATIENTS = (
-    ("kermany", re.compile(r"(person\d+)_(?:bacteria|virus)_\d+")),
-    ("kermany", re.compile(r"((?:NORMAL\d*-)?IM-\d+)(?:-\d+)+")),
-    ("phantom", re.compile(r"phantom_(p\w+)_\d+")),
+_VERSION = 2  # to be raised when the same files would be of other groups
+_PATIENTS = (  # collection, the folder that files of the name lie in or none, and the name
+    ("kermany", "", re.compile(r"(person\d+)_(?:bacteria|virus)_\d+")),
+    # elsewhere that is how OsiriX and Horos name the files of every patient
+    ("kermany", "normal", re.compile(r"((?:NORMAL\d*-)?IM-\d+)(?:-\d+)+")),
+    ("phantom", "", re.compile(r"phantom_(p\w+)_\d+")),
 )
 
 
@@ -72,9 +73,9 @@ def _group_of(path: Path) -> str:
     patient = patient_group(path) if names_dicom(path) else ""
     if patient:
         return patient
-    for collection, pattern in _PATIENTS:
+    for collection, folder, pattern in _PATIENTS:
         match = pattern.fullmatch(path.stem)
-        if match:
+        if match and folder in ("", path.parent.name.casefold()):
             return f"{collection}:{match[1]}"
     with path.open("rb") as file:
         return f"{_OF_FILE}{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -91,3 +91,11 @@ def test_a_dicom_that_names_no_patient_is_looked_into_again(
         assert found.of(path).startswith("sha256:")
         found.keep()
     assert looked_up == ["a.dcm"] * 2
+
+
+def test_what_osirix_calls_every_patients_files_is_no_patient(tmp_path: Path) -> None:
+    name = "IM-0001-0001.jpg"
+    of_one, of_another = (_put(tmp_path / f"p{i}" / name, i) for i in range(2))
+    assert Groups().of(of_one) != Groups().of(of_another)
+    for folder in ("NORMAL", "Normal"):
+        assert Groups().of(_put(tmp_path / folder / name, 3)) == "kermany:IM-0001"
