@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from ppfl.errors import ModelError
@@ -105,6 +108,25 @@ def test_a_model_file_of_other_types(tmp_path: Path) -> None:
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (torch.bfloat16, "bfloat16"),
+        (torch.float8_e4m3fn, "float8_e4m3"),
+        (torch.float16, "float16"),
+        (torch.int64, "i64"),
+    ],
+)
+def test_a_model_file_of_types_that_numpy_has_or_lacks(
+    tmp_path: Path, kind: torch.dtype, told: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    order = {"ppfl_order": json.dumps(["w"])}
+    safetensors.torch.save_file({"w": torch.zeros(1).to(kind)}, path, metadata=order)
+    with pytest.raises(ModelError, match=f"w: expected float32, got {told}$"):
+        load_model(path)
+
+
 def test_tensors_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
     array = np.arange(4, dtype=np.float16)
     np.savez(tmp_path / "w.npz", w=array)
@@ -127,6 +149,39 @@ def test_missing_or_damaged_weights(tmp_path: Path, suffix: str, content: bytes 
         read_tensors(path)
 
 
+def _damaged_stream(path: Path) -> None:
+    np.savez_compressed(path, w=np.arange(400, dtype=np.float32))
+    content = bytearray(path.read_bytes())
+    name, extra = content[26], content[28]  # their lengths
+    content[30 + name + extra] = 7  # a block of a type that there is not
+    path.write_bytes(content)
+
+
+def _damaged_header(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("w.npy", b"\x93NUMPY\x01\x00\x05\x00{(L,\n")
+
+
+def _empty_stack(path: Path) -> None:
+    path.write_bytes(b"\x80\x02.")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("w.npz", _damaged_stream),
+        ("w.npz", _damaged_header),
+        ("w.pth", _empty_stack),
+    ],
+)
+def test_whatever_a_reader_of_damaged_weights_raises(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    damage(tmp_path / name)
+    with pytest.raises(ModelError, match=r"not a readable file of weights: ."):
+        read_tensors(tmp_path / name)
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("made-by-a-pickle",)
@@ -142,7 +197,9 @@ def test_a_pickle_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "made-by-a-pickle").exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"w": torch.zeros(1)}}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"state_dict": {"w": torch.zeros(1)}}, {1: torch.zeros(1)}]
+)
 def test_something_around_the_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="flat table of named tensors") as caught:
