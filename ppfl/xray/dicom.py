@@ -98,8 +98,8 @@ def read_dicom(path: Path, *, data: bytes | None = None) -> DicomImage:
 
     Raises:
         UnreadableImageError: the file is missing, damaged, not DICOM, holds no pixels, several
-            frames, colour or more than 16 bits, or is compressed in a way that no decoder
-            installed here reads; the message names the transfer syntax then.
+            frames, colour, more than 16 bits or bits in a place of their own, or is compressed in a
+            way that no decoder installed here reads; the message names the transfer syntax then.
     """
     with _quietly():
         try:
@@ -188,6 +188,9 @@ def _read(file: Path | IO[bytes]) -> Dataset:
         raise _RefusedError(
             f"{dataset.BitsStored} of {dataset.BitsAllocated} bits, at most 16 needed"
         )
+    high, expected = dataset.get("HighBit"), dataset.BitsStored - 1
+    if high not in (None, "", expected):  # an old form of the standard; pydicom takes no heed of it
+        raise _RefusedError(f"its highest bit is bit {high}, where bit {expected} was expected")
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and dataset.Rows * dataset.Columns > limit:
         raise _RefusedError(f"{dataset.Columns} × {dataset.Rows} pixels, the limit is {limit}")
@@ -230,6 +233,9 @@ def _shades(dataset: Dataset) -> tuple[int, NDArray[np.uint16], int]:
     stored_bits = int(dataset.BitsStored)
     lowest = -(2 ** (stored_bits - 1)) if dataset.PixelRepresentation else 0
     values = np.arange(lowest, lowest + 2**stored_bits, dtype=np.int32)
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in dataset and dataset.get(keyword) in (None, ""):
+            del dataset[keyword]  # empty is as good as absent, but not to pydicom
     if dataset.get("ModalityLUTSequence"):
         _widen(dataset.ModalityLUTSequence[0])
     grey = apply_modality_lut(values, dataset)

@@ -104,6 +104,12 @@ def test_signed_pixels_and_rescaling_fill_the_bits(tmp_path: Path) -> None:
     assert len(np.unique(shown(tmp_path, flat))) == 1
 
 
+@pytest.mark.parametrize("empty", [("RescaleSlope",), ("RescaleSlope", "RescaleIntercept")])
+def test_empty_rescaling_counts_as_none(tmp_path: Path, empty: tuple[str, ...]) -> None:
+    data = radiograph(**{"RescaleIntercept": -1024, **dict.fromkeys(empty, None)})
+    np.testing.assert_array_equal(shown(tmp_path, data), RAMP)
+
+
 def test_windows_follow_the_formulas_of_the_standard(tmp_path: Path) -> None:
     # [PS3.3, C.11.2.1.2.1 and C.11.2.1.3], with y from 0 to 4095
     x, c, w = RAMP.astype(float), 2000.0, 1000.0
@@ -282,6 +288,7 @@ def without(data: Dataset, keyword: str) -> Dataset:
         (radiograph(SamplesPerPixel=3, PhotometricInterpretation="RGB"), r"in colour \(RGB\)"),
         (radiograph(PhotometricInterpretation="PALETTE COLOR"), "in colour"),
         (radiograph(BitsStored=17), "17 of 16 bits"),
+        (radiograph(RAMP << 4, HighBit=15), "highest bit is bit 15, where bit 11 was expected"),
         (radiograph(Rows=65), "number of bytes of pixel data is less than expected"),
         (without(radiograph(), "Rows"), "not a readable DICOM image"),
         (radiograph(Rows=60000, Columns=60000), "60000 × 60000 pixels, the limit is"),
