@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -31,6 +32,9 @@ def run_command_line(app: Callable[[], None]) -> None:
 
     docs/errors.md lists the codes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be text in no encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (PpflError, OSError) as error:

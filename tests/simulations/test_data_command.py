@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,19 @@ def test_what_is_to_be_mended_is_named_by_its_path_in_the_folder(xrays: Path) ->
 def test_a_name_with_brackets_is_printed_as_it_is(xrays: Path) -> None:
     (xrays / "Normal").rename(xrays / "[b]Normal")
     assert "  [b]Normal       12  \n" in _told(xrays)
+
+
+def test_a_name_that_is_no_utf8_is_printed_with_escapes(xrays: Path) -> None:
+    (xrays / "Normal" / os.fsdecode(b"R\xf6ntgen.png")).write_bytes(b"damaged")
+    program = [sys.executable, "-c", "from simulations.program import main; main()"]
+    ended = subprocess.run(
+        [*program, "data", "check", str(xrays)],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        text=True,
+    )
+    assert "cannot be read: 1\n  Normal/R\\udcf6ntgen.png\n" in ended.stdout, ended.stderr
+    assert ended.returncode == 0
 
 
 def test_dicoms_tell_how_many_of_each_kind(xrays: Path) -> None:
