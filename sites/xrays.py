@@ -72,7 +72,7 @@ class XRays:
             raise DataError(f"{self._site.data}: no image to train on")
         size, equalise = self._study.images.size, self._study.images.equalise
         if self._vault is None:
-            cache = self._site.work / "cache"
+            cache = self._site.work / "cache" / split
             return load_images(
                 records, classes=self._study.classes, size=size, equalise=equalise, cache=cache
             )

@@ -47,13 +47,15 @@ def load_images(
 ) -> ImageSet:
     """The records' images as `read_grey` gives them, ordered as by :func:`order_images`.
 
-    ``cache`` is a folder in which the pixels are kept, for their owner's eyes only but in the
-    clear, until a file's size or time of change differs; they are then mapped, not read.
+    ``cache`` is a folder in which these pixels alone are kept, for their owner's eyes only but in
+    the clear, until a file's size or time of change differs; they are then mapped, not read. Those
+    of other records go: an X-ray that was taken out must not stay readable.
     ``progress`` is called with the number of images done so far.
 
     Raises:
         UnreadableImageError: an image cannot be decoded; the message names the file.
-        DataError: a record's label is not among the classes, or the cache cannot be written.
+        DataError: a record's label is not among the classes, or the cache cannot be written or
+            emptied.
     """
     index = {label: i for i, label in enumerate(classes)}
     strange = next((record for record in records if record.label not in index), None)
@@ -73,6 +75,8 @@ def load_images(
         ordered = _order(decode_images(paths, size=size, equalise=equalise, progress=progress))
         if kept:
             write_arrays(kept, ordered.images, ordered.ranks)
+    if cache:
+        _forget_others(cache, kept)
     return ordered.with_labels(labels, [record.group for record in records])
 
 
@@ -164,6 +168,18 @@ def _cache_file(
     ]
     text = json.dumps([_CACHE_VERSION, size, files, *([equalise] if equalise != "none" else [])])
     return cache / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
+
+
+def _forget_others(cache: Path, kept: Path | None) -> None:
+    try:
+        for path in cache.glob("*.npy"):
+            if path != kept:
+                path.unlink(missing_ok=True)  # another process of the site may do the same
+    except OSError as error:
+        raise DataError(
+            f"{cache}: the image cache cannot be emptied: {error.strerror}",
+            hint="delete the folder: X-rays that were taken out may be in it",
+        ) from None
 
 
 def read_arrays(kept: Path, *shapes: tuple[int, ...]) -> list[NDArray[Any]] | None:

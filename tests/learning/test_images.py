@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -115,7 +116,29 @@ def test_a_changed_file_or_size_is_decoded_anew(tmp_path: Path) -> None:
     os.utime(records[0].path, ns=(1, 1))
     changed = load_images(records, classes=["a", "b"], size=16, cache=cache)
     assert any(np.array_equal(image, 255 - RAMP) for image in changed.images)
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.iterdir())) == 1  # what was replaced is gone
+
+
+def test_an_image_that_was_taken_out_is_gone_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, cache = records_in(tmp_path), tmp_path / "cache"
+
+    def kept() -> list[bytes]:
+        return [path.read_bytes() for path in cache.iterdir()]
+
+    load_images(records, classes=["a", "b"], size=16, cache=cache)
+    assert RAMP.tobytes() in kept()[0]
+    load_images(records[1:], classes=["a", "b"], size=16, cache=cache)
+    assert [RAMP.tobytes() in content for content in kept()] == [False]
+    load_images([], classes=["a", "b"], size=16, cache=cache)
+    assert kept() == []
+
+    load_images(records, classes=["a", "b"], size=16, cache=cache)
+    refusal = PermissionError(1, "Operation not permitted")
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=refusal))
+    with pytest.raises(DataError, match="cannot be emptied: Operation not permitted"):
+        load_images(records[1:], classes=["a", "b"], size=16, cache=cache)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "order", "text", "shape", "pickle"])

@@ -68,6 +68,28 @@ def test_a_vault_gives_identical_tensors(run: Path, equalise: str) -> None:
     assert len(plain.images("train").labels) > 5
 
 
+def test_an_xray_that_a_patient_withdrew_is_not_kept(run: Path, tmp_path: Path) -> None:
+    study = Study.read(run / "study.toml")
+    shutil.copytree(run / "sites" / "north" / "xrays", tmp_path / "xrays")
+    site = _site(run, vault=False).model_copy(
+        update={"data": tmp_path / "xrays", "work": tmp_path / "work"}
+    )
+
+    def kept() -> bytes:
+        for split in ("train", "validation", "test"):
+            XRays(site, study).images(split)
+        return b"".join(path.read_bytes() for path in (tmp_path / "work").rglob("*.npy"))
+
+    paths = sorted((tmp_path / "xrays").rglob("*.png"))
+    rows = {path: np.asarray(Image.open(path))[32].tobytes() for path in paths}
+    before = kept()
+    assert all(row in before for row in rows.values())
+    assert kept() == before  # the splits keep out of each other's way
+    paths[0].unlink()
+    after = kept()
+    assert [row in after for row in rows.values()] == [False] + [True] * (len(paths) - 1)
+
+
 def test_what_a_study_leaves_out_is_counted_in_a_folder_and_in_its_vault(run: Path) -> None:
     study = Study.read(run / "study.toml")
     other = study.model_copy(update={"classes": ("normal", "Nodule")})
