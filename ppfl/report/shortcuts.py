@@ -62,7 +62,10 @@ class CamShare(_Result):
 
 
 class SiteAuroc(_Result):
-    """Macro AUROC on one hospital's test images, of the model and of one trained without it."""
+    """Macro AUROC on one hospital's test images, of the model and of one trained without it.
+
+    It is the mean over the classes of which the hospital has ten test patients.
+    """
 
     site: str
     images: dict[str, int]
@@ -71,7 +74,7 @@ class SiteAuroc(_Result):
 
 
 class SiteSensitivity(_Result):
-    """Sensitivity at a hospital whose test images are all of one class, ``label``.
+    """Sensitivity at a hospital that has ten test patients of one class alone, ``label``.
 
     It is confounded: whoever tells the hospital tells the class as well, and a model trained
     without the hospital may miss its class or only its looks. ``elsewhere`` are images of the class

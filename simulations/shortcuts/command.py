@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +92,9 @@ def measure_shortcuts(
     views = compare_views(kept, fit, test)
     _talk.print("Grad-CAM")
     cam = share_inside_lungs(kept, test)
+    sites = tuple(auroc_by_site(test, kept.classes, held_out))
+    one_class = tuple(sensitivity_by_site(test, fit, kept.classes, held_out))
+    told = {row.site for row in sites} | {row.site for row in one_class}
     result = ShortcutsResult(
         classes=kept.classes,
         size=kept.size,
@@ -100,9 +104,14 @@ def measure_shortcuts(
         probes=tuple(probes),
         views=tuple(views),
         cam=tuple(cam),
-        sites=tuple(auroc_by_site(test, kept.classes, held_out)),
-        one_class=tuple(sensitivity_by_site(test, fit, kept.classes, held_out)),
-        notes=_notes(lungs_known=bool(cam), sites_known=bool(probes), within=len(probes) - 1),
+        sites=sites,
+        one_class=one_class,
+        notes=_notes(
+            lungs_known=bool(cam),
+            sites_known=bool(probes),
+            within=len(probes) - 1,
+            untold=sorted(set(map(str, test_side.sites)) - told - {""}),
+        ),
         model_sha256=parameters_sha256(get_parameters(kept.network)),
     )
     write_shortcuts(out, result, draw_pictures(kept, test, seed=_SEED))
@@ -136,7 +145,9 @@ def _read_study(path: Path | None, model: Path, *, unseen: bool) -> Study | None
     return study
 
 
-def _notes(*, lungs_known: bool, sites_known: bool, within: int) -> tuple[str, ...]:
+def _notes(
+    *, lungs_known: bool, sites_known: bool, within: int, untold: Sequence[str]
+) -> tuple[str, ...]:
     notes = []
     if not sites_known:
         notes.append(
@@ -150,6 +161,11 @@ def _notes(*, lungs_known: bool, sites_known: bool, within: int) -> tuple[str, .
         )
     if not lungs_known:
         notes.append("Of no tested X-ray is it known where the lungs are.")
+    if untold:
+        notes.append(
+            f"Of no class are there {FEWEST} tested patients at {', '.join(untold)}: how well the "
+            "model does there is not told."
+        )
     return tuple(notes)
 
 
@@ -190,7 +206,7 @@ def _show(result: ShortcutsResult, out: Path) -> None:
         table = _table("sensitivity at (confounded)", "images", "the model, %", "without it, %")
         for one in result.one_class:
             without = "–" if one.held_out is None else one.held_out.percent()
-            place = f"{one.site}, only {one.label} ({one.elsewhere} elsewhere)"
+            place = f"{one.site}, {one.label} ({one.elsewhere} elsewhere)"
             table.add_row(place, str(one.images), one.model.percent(), without)
         console.print(table)
     for note in result.notes:

@@ -7,9 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from ppfl.errors import ModelError
+from ppfl.errors import DataError, ModelError
 from ppfl.learning.files import load_model, parameters_sha256
 from ppfl.learning.images import normalisation_of, order_images, pixel_sums
 from ppfl.learning.models import build_study_model, set_parameters
@@ -29,6 +30,7 @@ class HeldOut:
 
     Raises:
         ModelError: ``start`` does not hold the parameters that the study starts from.
+        DataError: without one of the hospitals there is nothing to train on.
     """
 
     def __init__(
@@ -46,6 +48,11 @@ class HeldOut:
         self._start, _ = load_model(start)
         if parameters_sha256(self._start) != study.model.start_sha256:
             raise ModelError(f"{start}: not what the study starts from")
+        if len(np.unique(fit.sites)) < 2:
+            raise DataError(
+                "--hold-out: no two hospitals are known among the X-rays to train on",
+                hint="the column site of the data's table says which hospital an X-ray is of",
+            )
 
     def without(self, site: str) -> StudyModel:
         """The model that never saw the hospital's X-rays."""

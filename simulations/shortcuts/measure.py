@@ -6,8 +6,9 @@ X-ray images", Information Fusion 76, 2021.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from ppfl.report import CamShare, Estimate, SiteAuroc, SiteProbe, SiteSensitivit
 from simulations.shortcuts.xrays import Side
 
 FEWEST = 10
-"""Patients that a hospital must have of a class, on either side, for a figure on it."""
+"""Test patients of a class that a hospital needs for a figure on it; for a probe also to fit."""
 
 _SEED = 2022
 _BLACKED_OUT = 0.75  # of height and width
@@ -116,46 +117,55 @@ def share_inside_lungs(model: StudyModel, test: Seen) -> list[CamShare]:
 def auroc_by_site(
     test: Seen, classes: Sequence[str], held_out: Callable[[str], StudyModel] | None
 ) -> Iterator[SiteAuroc]:
-    """Macro AUROC at each hospital that has ten test patients of each of two classes.
+    """AUROC at each hospital that has ten test patients of two classes, the mean over such classes.
 
     ``held_out`` gives a model that was trained without a hospital.
     """
-    for site in np.unique(test.side.sites):
-        at_site = test[test.side.sites == site]
-        side = at_site.side
-        patients = [_patients(side, side.labels == place) for place in range(len(classes))]
-        if site and sum(number >= FEWEST for number in patients) > 1:
-            other = held_out(str(site)).predict(side.images) if held_out else None
+    for site, at_site, places in _hospitals(test, classes):
+        if len(places) > 1:
+            side = at_site.side
+            other = held_out(site).predict(side.images) if held_out else None
             yield SiteAuroc(
-                site=str(site),
+                site=site,
                 images=_class_counts(side, classes),
-                auroc=_macro_auroc(at_site.probabilities, side.labels, classes),
-                held_out=None if other is None else _macro_auroc(other, side.labels, classes),
+                auroc=_macro_auroc(at_site.probabilities, side.labels, classes, places),
+                held_out=None
+                if other is None
+                else _macro_auroc(other, side.labels, classes, places),
             )
 
 
 def sensitivity_by_site(
     test: Seen, fit: Seen, classes: Sequence[str], held_out: Callable[[str], StudyModel] | None
 ) -> Iterator[SiteSensitivity]:
-    """Sensitivity at each hospital that has ten test patients of one class, and no other class.
+    """Sensitivity at each hospital that has ten test patients of one class, and of no other.
 
     ``held_out`` is as for ``auroc_by_site``.
     """
+    for site, at_site, places in _hospitals(test, classes):
+        if len(places) == 1:
+            (place,) = places
+            of_class = at_site[at_site.side.labels == place]
+            side = of_class.side
+            other = held_out(site).predict(side.images) if held_out else None
+            yield SiteSensitivity(
+                site=site,
+                label=classes[place],
+                images=len(side.labels),
+                elsewhere=int(((fit.side.labels == place) & (fit.side.sites != site)).sum()),
+                model=_sensitivity(of_class.probabilities, side),
+                held_out=None if other is None else _sensitivity(other, side),
+            )
+
+
+def _hospitals(test: Seen, classes: Sequence[str]) -> Iterator[tuple[str, Seen, list[int]]]:
+    """Each hospital, its X-rays, and the classes of which it has enough patients."""
     for site in np.unique(test.side.sites):
         at_site = test[test.side.sites == site]
-        side = at_site.side
-        if not site or _tells_classes(at_site) or len(np.unique(side.groups)) < FEWEST:
-            continue
-        other = held_out(str(site)).predict(side.images) if held_out else None
-        place = int(side.labels[0])
-        yield SiteSensitivity(
-            site=str(site),
-            label=classes[place],
-            images=len(side.labels),
-            elsewhere=int(((fit.side.labels == place) & (fit.side.sites != site)).sum()),
-            model=_sensitivity(at_site.probabilities, side),
-            held_out=None if other is None else _sensitivity(other, side),
-        )
+        side, places = at_site.side, range(len(classes))
+        if site:
+            enough = [p for p in places if _patients(side, side.labels == p) >= FEWEST]
+            yield str(site), at_site, enough
 
 
 def _sensitivity(probabilities: NDArray[np.float32], side: Side) -> Estimate:
@@ -229,7 +239,9 @@ def _view(
         view=name,
         images=_class_counts(side, model.classes),
         model=_estimate(accuracy_interval(right, side.groups, seed=_SEED)),
-        auroc=_macro_auroc(test.probabilities, side.labels, model.classes),
+        auroc=_macro_auroc(
+            test.probabilities, side.labels, model.classes, range(len(model.classes))
+        ),
         probe=_estimate(accuracy_interval(told, side.groups, seed=_SEED)),
         chance=float((labels == _commonest(fitted)).mean()),
     )
@@ -265,11 +277,16 @@ def _class_counts(side: Side, classes: Sequence[str]) -> dict[str, int]:
 
 
 def _macro_auroc(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: Sequence[str]
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    places: Iterable[int],
 ) -> float | None:
-    counts = EvaluationCounts.from_predictions(probabilities, labels)
-    auroc: float | None = compute_metrics(counts, classes).to_dict()["macro_auroc"]
-    return auroc
+    """The mean over those of the classes of which there are images; None where none has others."""
+    found = compute_metrics(EvaluationCounts.from_predictions(probabilities, labels), classes)
+    each = [found.classes[classes[place]].auroc for place in places]
+    known = [auroc for auroc in each if not math.isnan(auroc)]
+    return sum(known) / len(known) if known else None
 
 
 def _estimate(interval: Interval) -> Estimate:

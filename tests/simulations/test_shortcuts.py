@@ -31,8 +31,11 @@ from ppfl.learning.training import train_locally
 from ppfl.settings import Study, TrainingOptions, check_settings
 from ppfl.xray import write_phantoms
 from simulations.main import _app
+from simulations.shortcuts.command import _notes
 from simulations.shortcuts.hold_out import HeldOut
 from simulations.shortcuts.measure import (
+    Seen,
+    auroc_by_site,
     compare_views,
     look_at,
     probe_sites,
@@ -333,6 +336,46 @@ def test_at_a_hospital_of_one_class_sensitivity_is_told() -> None:
     assert asked == ["b", "c"]
     few = seen[side.sites == "b"][np.arange(10) < 9]
     assert not list(sensitivity_by_site(few, seen, _CLASSES, None))
+
+
+def test_a_class_of_few_patients_at_a_hospital_is_none_of_its_figures() -> None:
+    counts = {"a": (10, 10, 1), "b": (12, 3, 0), "c": (9, 0, 9)}
+    rows = [
+        (site, c) for site, each in counts.items() for c, n in enumerate(each) for _ in range(n)
+    ]
+    labels = np.array([label for _, label in rows])
+    black = np.zeros((len(rows), 8, 8), np.uint8)
+    groups = np.arange(len(rows)).astype(str)
+    side = Side(black, labels, groups, np.array([site for site, _ in rows]), black > 0)
+    told = np.eye(3, dtype=np.float32)[np.where(labels == 2, 0, labels)]  # C is never found
+    seen, names = Seen(side, told, np.zeros((len(rows), 1), np.float32)), ("A", "B", "C")
+    (macro,) = auroc_by_site(seen, names, None)
+    assert (macro.site, macro.images) == ("a", {"A": 10, "B": 10, "C": 1})
+    assert macro.auroc == pytest.approx((21 / 22 + 1) / 2)  # of A, which C is taken for, and of B
+    (one,) = sensitivity_by_site(seen, seen, names, None)
+    assert (one.site, one.label, one.images, one.elsewhere) == ("b", "A", 12, 19)
+    assert one.model.value == 1
+
+
+def test_a_single_hospital_cannot_be_held_out(tmp_path: Path) -> None:
+    model = _untrained()
+    start = get_parameters(model.network)
+    save_model(tmp_path / "start.safetensors", start, metadata={})
+    for site in ("a", ""):
+        with pytest.raises(DataError, match="no two hospitals are known"):
+            HeldOut(
+                tmp_path / "out",
+                model=model,
+                study=_study(parameters_sha256(start)),
+                start=tmp_path / "start.safetensors",
+                fit=_grey_side({site: (0, 1)}),
+                talk=Console(stderr=True),
+            )
+
+
+def test_a_hospital_of_too_few_patients_is_named() -> None:
+    (note,) = _notes(lungs_known=True, sites_known=True, within=1, untold=["a", "b"])
+    assert note.startswith("Of no class are there 10 tested patients at a, b")
 
 
 def test_a_model_without_its_study_is_not_tested_on_what_it_may_have_seen(trained: Path) -> None:
