@@ -23,6 +23,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model, get_model_weights, list_models
 
@@ -61,6 +62,29 @@ def build_study_model(study: Study) -> nn.Module:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return model
+
+
+def check_image_size(model: nn.Module, study: Study) -> None:
+    """Check that a study's network takes images of its size: vit_b_16 takes none but of 224 pixels.
+
+    Two images go through it on torch's meta device, where nothing but shapes is worked out: that
+    takes a fraction of a second and no memory. The model stays as it is.
+
+    Raises:
+        ModelError: the network cannot take such images.
+    """
+    size, training = study.images.size, model.training
+    shapes = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+    try:
+        with torch.no_grad():
+            functional_call(model.eval(), shapes, torch.zeros(2, 3, size, size, device="meta"))
+    except Exception:  # layers raise almost anything, and tell it in their own terms
+        raise ModelError(
+            f"images.size: {study.model.architecture} cannot take images of {size} × {size} pixels",
+            hint="set it to 224, which all of torchvision's classifiers take, or choose another",
+        ) from None
+    finally:
+        model.train(training)
 
 
 def build_model(
