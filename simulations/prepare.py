@@ -24,6 +24,7 @@ from ppfl.files import filled_or_gone, lock_file
 from ppfl.learning.files import parameters_sha256, save_model
 from ppfl.learning.models import (
     build_study_model,
+    check_image_size,
     get_parameters,
     load_pretrained,
     shared_names,
@@ -163,6 +164,7 @@ def write_start(study: Study, path: Path, *, weights: Path | None) -> str:
     """
     options = study.model
     model = build_study_model(study)
+    check_image_size(model, study)
     if options.start == "imagenet":
         load_pretrained(model, weights, architecture=options.architecture)
     parameters = get_parameters(model)

@@ -213,6 +213,7 @@ def test_the_command_line_ends_with_a_sentence(tmp_path: Path) -> None:
         (("quickstart", "--sites", "2"), "named in the scenario"),
         (("quickstart", "--set", "value_bits=99"), "encryption.value_bits"),
         (("quickstart", "--set", "minimum_sites=9"), "only 3 are named"),
+        (("quickstart", "--set", "architecture=inception_v3", "--set", "size=64"), "cannot take"),
         (("quickstart", "--resume", str(tmp_path)), "holds no run to resume"),
         (("--resume", str(tmp_path), "--rounds", "9", "--set", "seed=2"), "--rounds and --set"),
         (("--resume", str(tmp_path), "--hold-out", "a"), "cannot be given with --resume"),
