@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from benchmarks.command import bench
@@ -14,6 +16,7 @@ from coordinator.runs_command import runs
 from coordinator.setup_command import init_coordinator, renew_server, write_site_kits
 from coordinator.start_command import start_coordinator
 from coordinator.status_command import show_status, stop_coordinator
+from ppfl import __version__
 from simulations.command import simulate
 from simulations.data_command import data
 from simulations.doctor import doctor
@@ -28,6 +31,24 @@ from sites.setup_command import init_site, join_federation
 from sites.vault_command import vault
 
 _app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ppfl {__version__}")
+        raise typer.Exit
+
+
+@_app.callback()
+def _begin(
+    _: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_tell_version, help="say which it is"),
+    ] = False,
+) -> None:
+    """Hospitals train one chest X-ray classifier together, under encryption."""
+
+
 _app.command()(simulate)
 _app.command()(bench)
 _app.command("evaluate")(evaluate_model)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
+
+from typer.testing import CliRunner
 
 from simulations.main import _app
 from simulations.program import _LIGHT
@@ -19,3 +22,8 @@ def test_what_trains_nothing_loads_no_torch_and_is_the_same_command() -> None:
         commands = groups["" if len(words) == 1 else words[0]].registered_commands
         (function,) = (command.callback for command in commands if command.name == words[-1])
         assert f"{function.__module__}:{function.__name__}" == place
+
+
+def test_the_program_says_which_version_it_is() -> None:
+    result = CliRunner().invoke(_app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"ppfl {version('ppfl')}\n")
