@@ -102,6 +102,10 @@ class Roster:
             del self._names[other]
         self._names[node] = site
 
+    def forget(self, code: str) -> None:
+        """Take out the sites that refused with a code when they were asked last."""
+        self._names = {n: name for n, name in self._names.items() if self.refused.get(name) != code}
+
     def ask(
         self, kind: str, nodes: list[int], content: RecordDict, number: int
     ) -> Iterator[Answered]:

@@ -25,6 +25,7 @@ from ppfl.crypto.signing import read_signing_key
 from ppfl.errors import (
     EnrolmentError,
     MalformedMessageError,
+    ModelError,
     OwnVectorError,
     PpflError,
     QuorumError,
@@ -203,8 +204,10 @@ class Coordinator:
 
         A site may come with another node, because its SuperNode was set up anew or has a new key.
         Its counts are in the total and are not added again; should its images have changed, its
-        next update has the new weight, for a total tells the weights that are in it.
+        next update has the new weight, for a total tells the weights that are in it. A site that
+        could not build its model enrolls again: it may have lost the starting parameters.
         """
+        self._roster.forget(ModelError.code)
         new = self._roster.unknown()
         if new:
             content = self._request(0, start=self._start)

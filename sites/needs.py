@@ -17,6 +17,8 @@ TRAINING_BYTES: Final = 2_000_000_000
 _PROGRAM_BYTES = 500_000_000  # Flower's programs beside it, or the coordinator's
 _LOG_BYTES = 200_000_000
 _ORDERED = 2  # of the X-rays while they are decoded and put in order
+_STATES = 3  # of a server optimiser: two are kept, and one is being written
+_STATE_MODELS = 3  # the model, and as much for each of two moments
 _COPIES = 4  # of an update and of a model that a process or a disk may hold at one time
 
 
@@ -55,11 +57,14 @@ def needs_of(
     pixels, cipher = images * study.images.size**2, study.images.cipher
     cached = pixels * (4 if cipher == "fresh_randomness" else 1)
     seen = pixels * (_ORDERED if cipher == "none" else _ORDERED + 3)
-    totals = study.training.server_optimiser != "average" and study.training.rounds
+    federation, rounds = study.federation, study.training.rounds
+    totals = study.training.server_optimiser != "average"
+    vectors = rounds * (totals + federation.keep_ciphertexts * len(federation.sites))
+    states = totals * _STATES * _STATE_MODELS * sum(array.nbytes for array in start.values())
     return Needs(
         traffic,
         site_memory=TRAINING_BYTES + _PROGRAM_BYTES + kept + seen,
-        site_disk=_LOG_BYTES + kept + cached,
+        site_disk=_LOG_BYTES + kept + cached + states,
         coordinator_memory=2 * _PROGRAM_BYTES + 2 * kept,
-        coordinator_disk=_LOG_BYTES + kept + messages + totals * traffic.round_up,
+        coordinator_disk=_LOG_BYTES + kept + messages + vectors * traffic.round_up,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ppfl.errors import BehindError
+from ppfl.errors import BehindError, ModelError
 from ppfl.learning.files import load_model, save_model
 from ppfl.learning.server_optimiser import ServerState
 from ppfl.settings import Study
@@ -58,10 +58,11 @@ class ServerStates:
         Raises:
             BehindError: the state before this round is not here, because the site was away or
                 lost it.
-            ModelError: a file is damaged, or cannot be written.
+            ModelError: a file cannot be written.
         """
         reached = self._read(round_number)
         if reached and reached[1] == history:
+            self._keep_only(round_number)  # what is later is of rounds that were done again
             return reached[0].model
         options = self._study.training
         before, earlier = ServerState.at_start(start, options), ""
@@ -77,11 +78,7 @@ class ServerStates:
         return state.model
 
     def history(self) -> str:
-        """That of the latest state which is kept, empty where there is none.
-
-        Raises:
-            ModelError: a file is damaged.
-        """
+        """That of the latest state which is kept, empty where there is none."""
         latest = max((int(path.stem.partition("-")[2]) for path in self._files()), default=0)
         found = self._read(latest)
         return found[1] if found else ""
@@ -94,17 +91,21 @@ class ServerStates:
         )
 
     def _read(self, round_number: int) -> tuple[ServerState, str] | None:
-        path = self._path(round_number)
-        if not path.exists():
-            return None
-        tensors, metadata = load_model(path)
-        if metadata.get("study") != self._study.fingerprint():
-            return None
+        """A state and its history, None where there is none, or none of this study.
+
+        A file that is damaged is as good as none: the coordinator sends the totals again.
+        """
         parts: dict[str, Parameters] = {part: {} for part in _PARTS}
-        for name, array in tensors.items():
-            part, _, inner = name.partition(".")
-            parts[part][inner] = array
-        return ServerState(**parts), metadata["history"]
+        try:
+            tensors, metadata = load_model(self._path(round_number))
+            if metadata["study"] != self._study.fingerprint():
+                return None
+            for name, array in tensors.items():
+                part, _, inner = name.partition(".")
+                parts[part][inner] = array
+            return ServerState(**parts), metadata["history"]
+        except (ModelError, KeyError):
+            return None
 
     def _write(self, state: ServerState, *, round_number: int, history: str) -> None:
         tensors = {
@@ -114,6 +115,10 @@ class ServerStates:
         }
         metadata = {"study": self._study.fingerprint(), "history": history}
         save_model(self._path(round_number), tensors, metadata=metadata)
+        self._keep_only(round_number)
+
+    def _keep_only(self, round_number: int) -> None:
+        """Remove all states but that after a round and the one before."""
         needed = {self._path(round_number), self._path(round_number - 1)}
         for path in self._files():
             if path not in needed:

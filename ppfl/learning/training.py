@@ -210,6 +210,7 @@ class _Adjustment:
         self._corrected = [
             (learnt[name], torch.tensor(c, device=learnt[name].device))
             for name, c in corrections.items()
+            if name in learnt  # a constant of the network moves by no gradient
         ]
 
     def gradients(self) -> None:

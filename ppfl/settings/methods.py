@@ -30,6 +30,11 @@ def check_methods(model: ModelOptions, training: TrainingOptions) -> None:
         raise ValueError("server_learning_rate needs a server_optimiser: average has no rate")
     if training.frozen_statistics and model.batch_norm == "group":
         raise ValueError("group norm has no running statistics that frozen_statistics could freeze")
+    if training.frozen_statistics and model.batch_norm == "local":
+        raise ValueError(
+            "frozen_statistics with batch_norm local: a site that joins in the last rounds would "
+            "have no statistics of its own, and never estimate any"
+        )
     if training.frozen_rounds == training.rounds and model.start == "seed":
         raise ValueError(
             "frozen_statistics leaves no round to estimate them, and the start is random: its "

@@ -37,7 +37,8 @@ class ImageOptions(Section):
     normalisation: Literal["federation"] | tuple[float, float] = Field(
         "federation",
         description="mean and standard deviation of a pixel in [0, 1]; `federation` computes both "
-        "over all sites under encryption",
+        "under encryption, over the sites that have enrolled: where one joins late, or is away "
+        "when the coordinator is started again, they change a little from that round on",
     )
     equalise: Literal["none", "histogram"] = Field(
         "none",
@@ -121,7 +122,7 @@ class TrainingOptions(Section):
         ge=0,
         le=100_000,
         description="steps in place of `local_epochs`, on images that are drawn anew each round; "
-        "one step is FedSGD; 0: whole passes",
+        "one step of `sgd` is FedSGD; 0: whole passes",
     )
     batch_size: int = Field(32, ge=2, le=4096)
     optimiser: Literal["adamw", "sgd", "scaffold"] = Field(

@@ -120,6 +120,16 @@ def test_scaffold_is_algorithm_1_over_two_rounds_and_two_sites() -> None:
     assert any(np.abs(array).max() > 0.01 for array in c.values())
 
 
+def test_scaffold_passes_over_a_networks_constants() -> None:
+    """Swin V2 has tables of coordinates, which are no parameters and are in its state."""
+    options = WHOLE_BATCH.model_copy(update={"optimiser": "scaffold"})
+    model = Softmax()
+    model.register_buffer("coordinates", torch.ones(2))
+    corrections = {name: np.ones_like(array) for name, array in get_parameters(model).items()}
+    train(model, grey_images(1, 9), options, corrections=corrections)
+    assert model.get_buffer("coordinates").tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("tau", [1.0, 0.5])
 @pytest.mark.parametrize(
     ("weighted", "weights"),

@@ -31,6 +31,7 @@ def _study(model: dict[str, Any], training: dict[str, Any]) -> Study:
         ({}, {"server_learning_rate": 0.5}, "average has no rate"),
         ({}, {"local_steps": 3, "local_epochs": 2}, "choose one"),
         ({"batch_norm": "group"}, {"frozen_statistics": 0.5}, "no running statistics"),
+        ({"batch_norm": "local"}, {"frozen_statistics": 0.5}, "no statistics of its own"),
         ({}, {"frozen_statistics": 0.99}, "the start is random"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -273,3 +274,26 @@ def test_a_site_refuses_such_a_study_when_it_enrols(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no layer 'stage2\.9'"):
         Hospital(site).enroll(request)
     assert not (site.work / "cache").exists()
+
+
+def test_a_site_that_lost_its_folder_is_sent_the_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = _scenario()
+    training = scenario.study["training"] | {"rounds": 3}
+    scenario = scenario.model_copy(update={"study": scenario.study | {"training": training}})
+    prepare_once(scenario, tmp_path / "run")
+    play, work = Coordinator._round, tmp_path / "run" / "sites" / "north" / "work"
+
+    def lose(coordinator: Coordinator, number: int) -> None:
+        if number == 2:
+            shutil.rmtree(work)
+        play(coordinator, number)
+
+    monkeypatch.setattr(Coordinator, "_round", lose)
+    run_without_report(tmp_path / "run")
+    events = list(read_journal(tmp_path / "run" / "journal.jsonl"))
+    failed = [(e.round, e.site, e.code) for e in events if isinstance(e, SiteFailed)]
+    assert failed == [(2, "north", ModelError.code)]
+    closed = {event.round: set(event.sites) for event in events if isinstance(event, RoundClosed)}
+    assert closed == {1: set(SITES), 2: {"east", "west"}, 3: set(SITES)}

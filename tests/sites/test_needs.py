@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ppfl.crypto import PrivateKey
 from ppfl.learning.images import load_images
+from ppfl.learning.models import build_study_model, get_parameters
 from ppfl.learning.sources import read_records
 from ppfl.settings import Study, check_settings
 from ppfl.xray import write_phantoms
@@ -16,8 +18,8 @@ from sites.needs import needs_of
 _SIZE, _EACH = 64, 10
 
 
-def _study(key: PrivateKey, cipher: str = "none") -> Study:
-    table = {
+def _study(key: PrivateKey, cipher: str = "none", **sections: dict[str, Any]) -> Study:
+    table: dict[str, Any] = {
         "name": "needs",
         "classes": ["Normal", "Effusion"],
         "images": {"size": _SIZE, "cipher": cipher},
@@ -25,6 +27,8 @@ def _study(key: PrivateKey, cipher: str = "none") -> Study:
         "federation": {"sites": ["alpha", "beta"]},
         "encryption": {"key_fingerprint": key.public.fingerprint},
     }
+    for name, section in sections.items():
+        table[name] = table.get(name, {}) | section
     return check_settings(table, Study, where="test")
 
 
@@ -55,3 +59,17 @@ def test_cipher_images_take_three_bytes_a_pixel_more(unsafe_key: PrivateKey) -> 
     assert book.site_disk - plain.site_disk == pixels
     for needs in (fresh, book):
         assert needs.site_memory - plain.site_memory == 5 * pixels
+
+
+def test_what_is_kept_of_every_round_takes_room(unsafe_key: PrivateKey) -> None:
+    rounds = {"training": {"rounds": 50}}
+    none = needs_of(_study(unsafe_key, **rounds), unsafe_key.public)
+    update = none.traffic.round_up
+    kept = _study(unsafe_key, **rounds, federation={"keep_ciphertexts": True})
+    needs = needs_of(kept, unsafe_key.public)
+    assert needs.coordinator_disk - none.coordinator_disk == 50 * 2 * update
+    stepping = _study(unsafe_key, training={"rounds": 50, "server_optimiser": "fedadam"})
+    needs = needs_of(stepping, unsafe_key.public)
+    assert needs.coordinator_disk - none.coordinator_disk == 50 * update
+    model = sum(array.nbytes for array in get_parameters(build_study_model(stepping)).values())
+    assert needs.site_disk - none.site_disk == 9 * model

@@ -74,6 +74,35 @@ def test_a_site_that_missed_a_total_says_so_and_comes_to_the_same_state(tmp_path
     assert np.array_equal(_step(away, 3)["a.weight"], expected["a.weight"])
 
 
+def test_a_damaged_state_is_as_good_as_none(tmp_path: Path) -> None:
+    study = _study()
+    for number in (1, 2):
+        expected = _step(ServerStates(tmp_path, study), number)
+    for text in (b"", (tmp_path / "server-2.safetensors").read_bytes()[:-1]):
+        (tmp_path / "server-2.safetensors").write_bytes(text)
+        assert ServerStates(tmp_path, study).history() == ""
+        with pytest.raises(BehindError):
+            _step(ServerStates(tmp_path, study), 3)
+        for number in (1, 2):  # the coordinator sends them again
+            again = _step(ServerStates(tmp_path, study), number)
+        assert np.array_equal(again["a.weight"], expected["a.weight"])
+        assert ServerStates(tmp_path, study).history() == _histories(_TOTALS)[2]
+
+
+def test_a_state_of_a_round_that_was_done_again_without_this_site_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    study, other = _study(), [b"one", b"TWO", b"three"]
+    states = ServerStates(tmp_path, study)
+    for number in (1, 2):
+        _step(states, number)
+    _step(states, 1, other)  # the coordinator sends all from the first, which is the same
+    assert states.history() == _histories(other)[1]
+    for number in (2, 3):
+        _step(states, number, other)
+    assert states.history() == _histories(other)[3]
+
+
 def test_a_state_of_other_totals_is_never_stepped_from(tmp_path: Path) -> None:
     study, states = _study(), ServerStates(tmp_path, _study())
     for number in (1, 2):
