@@ -13,6 +13,8 @@ from ppfl.learning.intervals import Answers, Interval, difference_interval
 from ppfl.report.methods import CellFigures, CellResult
 
 _BASE = "fedavg"
+_LOCAL = "local"
+_AT_HOME = "on each site's own tests"
 _FEWEST = 10  # patients; below, resamples are too few to speak of an interval
 
 Verdict = Literal["better", "worse", "open"]
@@ -38,10 +40,10 @@ def _sentence(scenario: str, cells: Sequence[CellResult], baselines: Sequence[st
     names = {cell.method: cell.name for cell in cells if cell.method != _BASE and cell.figures}
     measures: Mapping[str, Callable[[CellFigures], Answers]] = {
         "on all sites' tests": _everywhere,
-        "on each site's own tests": _own,
+        _AT_HOME: _own,
     }
     parts = []
-    verdicts: dict[str, set[Verdict]] = {method: set() for method in names}
+    verdicts: dict[str, dict[str, Verdict]] = {method: {} for method in names}
     for where, answers in measures.items():
         told: dict[Verdict, list[str]] = {"better": [], "worse": [], "open": []}
         for method, name in names.items():
@@ -51,8 +53,7 @@ def _sentence(scenario: str, cells: Sequence[CellResult], baselines: Sequence[st
                 if cell.method == method and cell.figures
                 for interval in _difference(cell, base.get(cell.seed), answers)
             ]
-            verdict = _verdict(found)
-            verdicts[method].add(verdict)
+            verdict = verdicts[method][where] = _verdict(found)
             told[verdict].append(f"{name} ({_points(found)})" if verdict != "open" else name)
         parts.append(
             f"{where} better than FedAvg: {', '.join(told['better']) or 'none'}; worse: "
@@ -62,14 +63,17 @@ def _sentence(scenario: str, cells: Sequence[CellResult], baselines: Sequence[st
     chosen = [
         names[method]
         for method, found in verdicts.items()
-        if method not in baselines and "better" in found and "worse" not in found
+        if method not in baselines and "better" in found.values() and "worse" not in found.values()
     ]
     advice = (
         f"This speaks for {' or '.join(chosen)}"
         if chosen
         else "This speaks for no other federation than FedAvg's"
     )
-    return f"{scenario}: {'. '.join(part[0].upper() + part[1:] for part in parts)}. {advice}."
+    told_parts = [part[0].upper() + part[1:] for part in parts]
+    if verdicts.get(_LOCAL, {}).get(_AT_HOME) == "better":
+        advice += ". On its own patients a hospital does better alone than with FedAvg"
+    return f"{scenario}: {'. '.join(told_parts)}. {advice}."
 
 
 def _difference(

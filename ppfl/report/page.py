@@ -77,8 +77,8 @@ def write_report(folder: Path, *, shortcuts: Path | None = None, with_xrays: boo
     if found and (not summary.closed or found.result.model_sha256 != summary.closed.model_sha256):
         raise RunError(
             f"{shortcuts}: measured of another model than this run's",
-            hint="ppfl shortcuts --model RUN/model.safetensors; a model with layers of one site "
-            "is not the run's",
+            hint="ppfl shortcuts --model RUN/sites/SITE/work/model.safetensors; a model with "
+            "layers of one site is not the run's",
         )
     page = _render(folder, summary, found, with_xrays=with_xrays)
     target = folder / "report.html"

@@ -11,13 +11,13 @@ from simulations.tables import figure_table
 
 
 def print_comparison(comparison: Comparison, out: Console) -> None:
-    """Print accuracies and differences by place and by class, models abroad, and warnings.
+    """Print accuracies and differences by place and class, models abroad, and warnings.
 
     In brackets are 95 % intervals. Differences are the federation's figure minus the other's.
     """
     for place in comparison.places:
         out.print(_place(place))
-        if place.others and (not place.name or place.held_out):  # the rest: comparison.json
+        if place.others:
             out.print(_classes(place, comparison.classes))
     if comparison.abroad:
         out.print(_abroad(comparison))

@@ -26,7 +26,7 @@ from simulations.prepare import weights_file
 from simulations.scenario import Scenario, draft_study, read_scenario, scenario_name
 from simulations.side_by_side import JOBS_HELP, side_by_side
 from simulations.tables import figure_table
-from sites.printing import AsJson
+from sites.printing import AsJson, tell_left_out
 
 _talk = Console(stderr=True)
 _QUICK_METHODS = "pooled,fedavg,fedbn"
@@ -90,6 +90,8 @@ def compare_methods(
         tasks: dict[str, _Task] = {}
         for cell in table.cells(names, chosen):
             tasks.setdefault(cell.run, _Task([], out, results, retry, keep_runs)).cells.append(cell)
+        for classes in table.classes:
+            tell_left_out(data, classes)
         done: list[CellResult] = []
         for _ in side_by_side(_do_cells, tasks, jobs=jobs, talk=_talk):
             done = table.done(results)
@@ -149,6 +151,11 @@ class _Table:
             raise SettingsError("--scenarios: two of them have one name", hint="rename a file")
         self._digests: dict[tuple[str, ...], str] = {}
         self._weights: dict[Path, str] = {}
+
+    @property
+    def classes(self) -> Sequence[tuple[str, ...]]:
+        """Those of the cells that were asked for."""
+        return list(self._digests)
 
     def cells(self, scenarios: Sequence[str], methods: Sequence[Method]) -> Iterator[Cell]:
         """Those of some scenarios and methods.

@@ -25,7 +25,7 @@ from simulations.reproduction.results import compare, finish_row, read_pictures,
 from simulations.reproduction.rows import MORE, ROWS, Row, row_scenario
 from simulations.scenario import Scenario
 from simulations.side_by_side import JOBS_HELP, side_by_side
-from sites.printing import AsJson
+from sites.printing import AsJson, tell_left_out
 
 _talk = Console(stderr=True)
 _QUICK_COUNTS = {"Normal": 240, "Effusion": 240}
@@ -61,6 +61,7 @@ def reproduce(
     for key, scenario in scenarios.items():
         _check_kept(scenario, out / key)
     first = scenarios[rows[0].key].study
+    tell_left_out(data, first["classes"])
     public = choose_public(data, first["classes"], seed=first["seed"])
     tasks = {row.key: _Task(row, scenarios[row.key], out / row.key, public) for row in rows}
     for _ in side_by_side(_do_row, tasks, jobs=jobs, talk=_talk):

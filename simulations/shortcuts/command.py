@@ -31,7 +31,7 @@ from simulations.shortcuts.measure import (
 )
 from simulations.shortcuts.pictures import draw_pictures
 from simulations.shortcuts.xrays import read_sides
-from sites.printing import AsJson
+from sites.printing import AsJson, tell_left_out
 
 _talk = Console(stderr=True)
 _SEED = 2022
@@ -62,6 +62,7 @@ def measure_shortcuts(
     _require_packages()
     kept = StudyModel.read(model)
     agreed = _read_study(study, model, unseen=unseen)
+    tell_left_out(data, kept.classes)
     _talk.print("reading X-rays")
     fit_side, test_side = read_sides(
         data,

@@ -33,6 +33,9 @@ def test_findings_say_what_intervals_exclude_and_no_more() -> None:
     assert "worse: each site alone (−50.0 [−" in sentence
     assert sentence.count("not told apart: FedProx") == 2
     assert sentence.endswith("This speaks for FedBN.")
+    alone = [results[0], cell_result("local", better)]
+    (sentence,) = method_findings(alone, baselines=("local",))
+    assert sentence.endswith("On its own patients a hospital does better alone than with FedAvg.")
     # at another seed it is the other way round
     results += [cell_result("fedavg", better, seed=1), cell_result("fedbn", half, seed=1)]
     (sentence,) = method_findings(results, baselines=("local", "pooled"))

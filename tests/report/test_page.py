@@ -131,7 +131,7 @@ def _comparison(study_fingerprint: str) -> Comparison:
             trained_at=name,
             tested=tested(own, 0.84),
             accuracy=better,
-            sensitivity={},
+            sensitivity={"COVID": Difference(estimate=_estimate(0.05))},
             auroc={
                 "COVID": Difference(estimate=_estimate(0.035), p=0.0123),
                 "Normal": Difference(estimate=_estimate(-0.01), p=0.0000004),
@@ -169,11 +169,13 @@ def test_a_comparison_is_told_with_the_worst_site(tmp_path: Path) -> None:
     assert "+10.0 [+8.0, +12.0]" in page
     assert "−5.0 [−7.0, −3.0]" in page
     assert "north would do better alone" in page
-    covid = "<td>0.875<td>own model<td>0.840<td>+0.035 [+0.015, +0.055]<td>0.012</tr>"
-    assert f'<th scope="row">COVID{covid}' in page
-    assert page.count("<td>0.012</tr>") == 1  # of all sites together; the rest is in the file
+    for model in ("own model", "own model of harbour", "own model of north"):
+        figures = "<td>+5.0 [+3.0, +7.0]<td>0.875<td>0.840<td>+0.035 [+0.015, +0.055]<td>0.012"
+        assert f'<th scope="row">COVID<td>{model}{figures}</tr>' in page
+    assert page.count("DeLong's test") == 1
     assert "<td>−0.010 [−0.030, +0.010]<td>&lt; 0.001</tr>" in page
-    assert '<th scope="row">Effusion<td>0.875<td>own model<td>0.840<td>too few patients' in page
+    few = "<td>too few patients<td>0.875<td>0.840<td>too few patients"
+    assert f'<th scope="row">Effusion<td>own model{few}' in page
     assert "harbour's own<td>–<td>60.0 [58.0, 62.0]" in page
     assert "the same model, bit for bit" in page
 

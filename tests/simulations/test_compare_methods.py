@@ -185,6 +185,17 @@ def test_several_seeds_are_several_cells(tmp_path: Path, monkeypatch: pytest.Mon
     }
 
 
+def test_labels_of_no_class_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = {"Normal": 2, "Effusion": 2, "Nodule": 1}
+    table = phantom_table(tmp_path / "x", a=count, b=count)
+    monkeypatch.setattr(command, "side_by_side", lambda *_, **__: iter(()))
+    arguments = ["compare-methods", "--data", str(table), "--out", str(tmp_path / "out")]
+    arguments += ["--scenarios", "natural", "--set", 'classes=["Normal", "Effusion"]']
+    result = CliRunner().invoke(_app, [*arguments, "--set", "start=seed", "--json"])
+    assert result.exit_code == 0
+    assert "left out, being of no class of the study: Nodule (2)" in result.stderr
+
+
 def test_a_file_that_is_named_like_a_built_in_scenario_takes_its_place(tmp_path: Path) -> None:
     table = phantom_table(tmp_path / "x", a={"Normal": 6, "Effusion": 6}, b={"Normal": 6})
     own, results = tmp_path / "natural.toml", tmp_path / "results"

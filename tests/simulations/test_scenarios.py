@@ -21,6 +21,7 @@ from simulations import command
 from simulations.altered import AlteredHospital, alter, rescan
 from simulations.dealing import deal, held_out_xrays, hospital_names
 from simulations.main import _app
+from simulations.methods.methods import METHODS
 from simulations.prepare import prepare
 from simulations.runner import share_of_cores
 from simulations.scenario import SCENARIOS, Simulated, read_scenario, scenario_name
@@ -109,6 +110,12 @@ def test_a_hospital_whose_name_is_no_folders_is_not_held_out(xrays: Path) -> Non
     data = Simulated(data=str(xrays), hold_out="A/b")
     with pytest.raises(SettingsError, match="is no name for a site"):
         hospital_names(data, ["A/b", "b"], classes=_CLASSES)
+
+
+def test_one_step_a_round_is_a_scenario_and_a_method() -> None:
+    changes = next(method.changes for method in METHODS if method.key == "one-step")
+    method = read_scenario("natural", changes=[*changes, "name=one-step"])
+    assert read_scenario("one-step") == method
 
 
 def test_a_scenarios_folder_has_its_whole_name() -> None:
