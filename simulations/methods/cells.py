@@ -230,11 +230,14 @@ def _measure(cell: Cell, out: Path, threads: int, talk: Console) -> CellFigures:
     folder = out / "runs" / cell.run
     prepare_or_resume(cell.federation, folder, threads=threads)
     study = Study.read(folder / "study.toml")
+    tests = site_tests(study, folder)
+    if not tests:
+        raise DataError("no site holds an X-ray to test on")
     if cell.method.baseline:
         trained = _without_federation(cell.method, study, folder, out / "models", talk)
     else:
         trained = _federated(cell, study, folder, talk)
-    return _test(trained, study, site_tests(study, folder))
+    return _test(trained, study, tests)
 
 
 def _without_federation(

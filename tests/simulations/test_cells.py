@@ -133,6 +133,16 @@ def test_a_result_is_bound_to_settings_and_xrays_and_to_no_place(tmp_path: Path)
     assert data_digest(tmp_path / "b", ("Normal", "Effusion")) != digests[0]
 
 
+def test_a_study_without_tests_is_a_failure_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = tiny_scenario("unsafe_plaintext", images={"test": 0.0})
+    monkeypatch.setattr(cells, "run_to_end", lambda *_, **__: pytest.fail("trained"))
+    cell = _cell("fedavg", scenario)
+    result = run_cell(cell, out=tmp_path, results=tmp_path / "results", talk=_TALK)
+    assert result.failure == "no site holds an X-ray to test on"
+
+
 def test_a_result_is_bound_to_the_weights_that_it_began_with(tmp_path: Path) -> None:
     table = phantom_table(tmp_path / "x", a={"Normal": 6, "Effusion": 6}, b={"Normal": 6})
     changes = ['classes=["Normal", "Effusion"]', "start=imagenet"]
