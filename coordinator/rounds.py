@@ -16,6 +16,7 @@ from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from coordinator.catching_up import CatchingUp
+from coordinator.enrolment import Enrolment
 from coordinator.records import Records
 from coordinator.released import Released
 from coordinator.roster import Answered, Roster
@@ -58,7 +59,7 @@ from sites.closing import closing_plan
 from sites.messages import write_request
 from sites.requests import Refusal, Request
 from sites.traffic import site_traffic
-from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
+from sites.vectors import create_suite, shapes_of, update_plan
 
 _UNREADABLE = {
     error.code
@@ -119,7 +120,7 @@ class Coordinator:
             self.study, shapes_of({name: self._start[name] for name in shared})
         )
         self._released = Released(self.study, self.journal)
-        self._enrolment = self._aggregation(self._suite, enrolment_plan(self.study).values)
+        self._enrolment = Enrolment(folder, self.study, self._suite)
         self._run, self._done, self._total = secrets.token_hex(8), 0, b""
         self._catching_up = CatchingUp(folder, self.study, self._roster, self._request)
 
@@ -163,6 +164,8 @@ class Coordinator:
     def _resume(self) -> None:
         kept = Checkpoint.read(self._checkpoint_file, study=self.study.fingerprint())
         self._run, self._done, self._total = kept.run, kept.round_number, kept.total
+        if self._done:
+            self._enrolment.resume(self._run)
         self._records.resume(self._done, self._total)
         self._catching_up.resume(self._done)
 
@@ -215,8 +218,7 @@ class Coordinator:
             for answered in self._roster.ask("query.enroll", new, content, 0):
                 site, sealed = answered.site, answered.answer.sealed
                 try:
-                    if site not in self._enrolment.answered:
-                        self._enrolment.accept(site, sealed)
+                    self._enrolment.add(site, sealed)
                     self._roster.add(answered)
                 except PpflError as error:
                     self._leave_out(answered, 0, error)
@@ -224,7 +226,7 @@ class Coordinator:
                 self.journal.write(
                     SiteEnrolled(site=site, bytes_up=len(sealed), bytes_down=bytes_down)
                 )
-        self._enrolled = self._enrolment.total().to_bytes()
+        self._enrolment.close(self._run)
 
     def _release_mean_xrays(self) -> None:
         """Have the sites add up their X-rays and open the federation's sum, once in a run.
@@ -239,7 +241,7 @@ class Coordinator:
         else:
             sums = XRaySums(self.study, self._suite)
             aggregation = self._aggregation(sums.suite, sums.values)
-            content = self._request(0, enrolled=self._enrolled)
+            content = self._request(0, enrolled=self._enrolment.total)
             for answered in self._roster.ask("query.add_xrays", nodes, content, 0):
                 self._accept(aggregation, answered, 0)
             total = self._total_of(aggregation)
@@ -258,7 +260,7 @@ class Coordinator:
         self.journal.write(RoundStarted(round=number, sites=self._roster.names))
         nodes = self._catching_up.bring_into_step(number, self._start)
         content = self._request_after_record(number)
-        bytes_down = len(self._enrolled) + len(self._total)
+        bytes_down = len(self._enrolment.total) + len(self._enrolment.first) + len(self._total)
         vectors: dict[str, str] = {}
         aggregation = self._aggregation(self._suite, self._updates.values)
         for answered in self._roster.ask(MessageType.TRAIN, nodes, content, number):
@@ -394,7 +396,7 @@ class Coordinator:
     def _spoiled(self, codes: Mapping[str, str]) -> SpoiledTotalError:
         """Which total it is that the sites refuse with these codes, who is in it, what to do."""
         if set(codes.values()) == {EnrolmentError.code}:
-            what, inside, step = "the sums of enrolment", self._enrolment.answered, ""
+            what, inside, step = "the sums of enrolment", self._enrolment.sites, ""
         else:
             what, inside = f"the total of round {self._done}", self._records.sites
             step = f", put {self._earlier_file.name} in the place of {self._checkpoint_file.name}"
@@ -413,7 +415,8 @@ class Coordinator:
         """A request for a round, with what came out of the one before."""
         return self._request(
             number,
-            enrolled=self._enrolled,
+            enrolled=self._enrolment.total,
+            first_enrolled=self._enrolment.first,
             total=self._total,
             record=self._records.line,
             history=self._catching_up.history,

@@ -86,7 +86,8 @@ def simulate(
         try:
             comparison = compare_run(folder, methods, _talk.print)
         except PpflError as error:
-            error.hint = error.hint or f"to go on without a comparison: remove {folder / ASKED}"
+            if methods and not error.hint:
+                error.hint = f"to go on without a comparison: remove {folder / ASKED}"
             raise
         write_report(folder)  # once more: the comparison is in it
     summary = summarise(iterate_journal(folder / "journal.jsonl"))

@@ -13,6 +13,7 @@ from sites.requests import Answer, Refusal, Request
 SEALED = "sealed"
 """The record in which a site's own vector travels."""
 
+_SUMS = ("enrolled", "first_enrolled", "total")  # of a request
 _STYPE = "ppfl.sealed.v1"  # no other code can take these bytes for numbers and average them
 _LONGEST = 200  # characters of a refusal that are kept
 _LONGEST_RECORD = 1024 * 1024  # bytes; a record has about 150 for each site
@@ -30,10 +31,9 @@ def write_request(request: Request) -> RecordDict:
             "history": request.history,
         }
     )
-    if request.enrolled:
-        write_sealed(content, "enrolled", request.enrolled)
-    if request.total:
-        write_sealed(content, "total", request.total)
+    for name in _SUMS:
+        if wire := getattr(request, name):
+            write_sealed(content, name, wire)
     if request.start:
         content["start"] = ArrayRecord({name: Array(a) for name, a in request.start.items()})
     return content
@@ -55,8 +55,7 @@ def read_request(content: RecordDict) -> Request:
             study=str(config["study"]),
             run=str(config["run"]),
             round_number=int(str(config["round"])),
-            enrolled=read_sealed(content, "enrolled"),
-            total=read_sealed(content, "total"),
+            **{name: read_sealed(content, name) for name in _SUMS},
             record=_bytes(config["record"]),
             history=str(config["history"]),
             start=start,

@@ -23,7 +23,9 @@ images under its personal model.
 class Request:
     """What the coordinator asks of a site.
 
-    ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet; ``record`` is
+    ``enrolled`` and ``total`` are sums on the wire, empty where there is none yet;
+    ``first_enrolled`` is the sum of enrolment that the run's first round had, where it is another
+    than ``enrolled``: sites have joined or left, and pixels are normalised as before. ``record`` is
     the signed line of the coordinator's journal about the round that ``total`` is of; ``history``
     is the digest of all totals up to ``total``, in a study with a server optimiser only; ``start``
     holds the public starting parameters, at enrolment and to a site that must begin anew.
@@ -33,6 +35,7 @@ class Request:
     run: str
     round_number: int
     enrolled: bytes = b""
+    first_enrolled: bytes = b""
     total: bytes = b""
     record: bytes = b""
     history: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -91,14 +91,20 @@ class Totals:
         return self._create_suite(None)
 
     def enrolment(self, request: Request) -> Opened:
-        """The counts of all enrolled sites together.
+        """The counts of all enrolled sites together; sums of pixels are those of the first round.
 
         Raises:
             EnrolmentError: it is no sum that the study allows to be opened. Below, the error says
                 in what way a total is none; here, only that it is not a round's total.
         """
+        plan = enrolment_plan(self._study)
         try:
-            return self._open(enrolment_plan(self._study), request.enrolled, round_number=0)
+            opened = self._open(plan, request.enrolled, round_number=0)
+            if not request.first_enrolled:
+                return opened
+            first = self._open(plan, request.first_enrolled, round_number=0)
+            pixels = {"pixels": first.integers["pixels"]}
+            return replace(opened, integers=opened.integers | pixels)
         except (MalformedMessageError, RoundError, StudyMismatchError) as error:
             raise EnrolmentError(f"enrolment: {error}") from None
 

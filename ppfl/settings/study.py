@@ -37,8 +37,7 @@ class ImageOptions(Section):
     normalisation: Literal["federation"] | tuple[float, float] = Field(
         "federation",
         description="mean and standard deviation of a pixel in [0, 1]; `federation` computes both "
-        "under encryption, over the sites that have enrolled: where one joins late, or is away "
-        "when the coordinator is started again, they change a little from that round on",
+        "under encryption, over the sites that have enrolled for the first round, for all rounds",
     )
     equalise: Literal["none", "histogram"] = Field(
         "none",

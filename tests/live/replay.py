@@ -98,12 +98,15 @@ class Replay:
         """The parameters after these rounds."""
         key = tuple(rounds)
         if key not in self._made:
-            self._made[key] = self._average(self.model_after(rounds[:-1]), rounds[-1])
+            normalisation = self._normalisation(rounds[0].enrolled)
+            before = self.model_after(rounds[:-1])
+            self._made[key] = self._average(before, rounds[-1], normalisation)
         return self._made[key]
 
-    def _average(self, before: Parameters, played: PlayedRound) -> Parameters:
+    def _average(
+        self, before: Parameters, played: PlayedRound, normalisation: tuple[float, float]
+    ) -> Parameters:
         images = sum(len(self._images[site].labels) for site in played.enrolled)
-        normalisation = self._normalisation(played.enrolled)
         bits = self._study.encryption.value_bits
         quantizer = Quantizer(shapes_of(before), ranges_of(before), bits)
         total, weights = np.zeros(quantizer.values, np.int64), 0

@@ -13,6 +13,7 @@ from flwr.app import Context, Error, Message, RecordDict
 import coordinator.roster
 import sites.hospital
 from coordinator.rounds import Coordinator
+from ppfl.errors import RunError
 from ppfl.federation import Checkpoint, read_journal
 from ppfl.federation.journal import (
     AnyEvent,
@@ -26,6 +27,7 @@ from ppfl.federation.journal import (
     StudyStarted,
 )
 from ppfl.learning.files import load_model, parameters_sha256
+from ppfl.learning.study_model import StudyModel
 from ppfl.settings import SiteFile
 from simulations.local_grid import LocalGrid
 from sites.client_app import app
@@ -239,6 +241,52 @@ def test_with_fewer_sites_enrolled_the_update_is_another(folder: Path, trained: 
     grid.away.add(2)
     Coordinator(grid, folder, connect_s=0).run(resume=True)
     assert trained == [1] * 5  # weights and normalisation are those of two sites now
+
+
+@pytest.mark.parametrize("custody", [_PLAIN, "shared"])
+def test_pixels_are_normalised_by_the_first_rounds_sites_in_all_rounds(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, custody: str
+) -> None:
+    normalisations, train = [], sites.hospital.train_locally
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        normalisations.append(options["normalisation"])
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(sites.hospital, "train_locally", note)
+    study = prepare_once(tiny_scenario(custody, training={"rounds": 3}), folder)
+
+    class Late(_Grid):
+        def _call(self, message: Message) -> Message:
+            reply = super()._call(message)
+            if self.answered.count("train west") == 1:
+                self.away.clear()
+            return reply
+
+    grid = Late(cut="query.close north")
+    grid.away.add(1)  # east, until after the first round
+    with pytest.raises(_PowerCut):
+        Coordinator(grid, folder, connect_s=0).run()
+    again = _Grid()
+    again.away.add(2)  # started again before the end, without north
+    Coordinator(again, folder, connect_s=0).run(resume=True)
+    assert len(normalisations) == 2 + 3 + 3
+    assert len(set(normalisations)) == 1
+    for site in ("east", "west"):
+        model = StudyModel.read(folder / "sites" / site / "work" / "model.safetensors")
+        assert model.normalisation == pytest.approx(normalisations[0])
+    # and the replay of who took part says the same
+    events = _events(folder)
+    played = rounds_of(events)
+    assert [each.enrolled for each in played] == [{"north", "west"}, set(SITES), set(SITES)]
+    start, _ = load_model(folder / "start.safetensors")
+    files = [SiteFile.read(folder / "sites" / name / "site.toml") for name in SITES]
+    replay = Replay(study, start, files, cache=tmp_path / "cache")
+    assert parameters_sha256(replay.model_after(played)) == _closed(events).model_sha256
+    # the sum is of that run, and is needed
+    (folder / "enrolment.bin").unlink()
+    with pytest.raises(RunError, match="enrolment"):
+        Coordinator(_Grid(), folder).run(resume=True)
 
 
 def test_local_layers_are_of_one_run_and_so_is_the_update(folder: Path, trained: list[int]) -> None:
