@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppfl.codec import Suite
 from ppfl.errors import RunError
 from ppfl.federation import Aggregation, Checkpoint
 from ppfl.settings import Study
-from sites.vectors import enrolment_plan
 
 
 class Enrolment:
@@ -20,18 +18,12 @@ class Enrolment:
     Args:
         folder: the run's folder.
         study: the study.
-        suite: adds vectors.
+        aggregation: adds the sites' vectors.
     """
 
-    def __init__(self, folder: Path, study: Study, suite: Suite) -> None:
+    def __init__(self, folder: Path, study: Study, aggregation: Aggregation) -> None:
         self._file = folder / "enrolment.bin"
-        self._study = study.fingerprint()
-        self._sum = Aggregation(
-            suite,
-            values=enrolment_plan(study).values,
-            sites=study.federation.sites,
-            minimum_sites=study.federation.minimum_sites,
-        )
+        self._study, self._sum = study.fingerprint(), aggregation
         self._first = b""
         self.total = b""
         """The sum on the wire, as it was when it was last closed."""

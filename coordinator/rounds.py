@@ -59,7 +59,7 @@ from sites.closing import closing_plan
 from sites.messages import write_request
 from sites.requests import Refusal, Request
 from sites.traffic import site_traffic
-from sites.vectors import create_suite, shapes_of, update_plan
+from sites.vectors import create_suite, enrolment_plan, shapes_of, update_plan
 
 _UNREADABLE = {
     error.code
@@ -120,7 +120,8 @@ class Coordinator:
             self.study, shapes_of({name: self._start[name] for name in shared})
         )
         self._released = Released(self.study, self.journal)
-        self._enrolment = Enrolment(folder, self.study, self._suite)
+        counts = self._aggregation(self._suite, enrolment_plan(self.study).values)
+        self._enrolment = Enrolment(folder, self.study, counts)
         self._run, self._done, self._total = secrets.token_hex(8), 0, b""
         self._catching_up = CatchingUp(folder, self.study, self._roster, self._request)
 

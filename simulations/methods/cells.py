@@ -209,11 +209,9 @@ def run_cell(
 
 def _is_a_result(error: PpflError) -> bool:
     """Whether an error would come again on any machine: that the study cannot be run."""
-    of_this_machine = kind_of(error) is DiskFullError
-    of_this_machine |= isinstance(error, UnreadableImageError | WeightsError)
-    return not of_this_machine and isinstance(
-        error, SettingsError | ModelError | DataError | ValueRangeError
-    )
+    if kind_of(error) is DiskFullError or isinstance(error, UnreadableImageError | WeightsError):
+        return False
+    return isinstance(error, SettingsError | ModelError | DataError | ValueRangeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
