@@ -163,9 +163,8 @@ def absence(events: Iterable[AnyEvent], study: Study) -> PpflError | None:
                 if missing := [name for name in study.federation.sites if name not in inside]:
                     return _left_out(missing[0], event.round, failed.get(missing[0]))
                 failed = {}
-    for name, last in failed.items():
-        return _left_out(name, last.round, last)
-    return None
+    last = next(iter(failed.values()), None)
+    return _left_out(last.site, last.round, last) if last else None
 
 
 def _left_out(site: str, number: int, failed: SiteFailed | None) -> PpflError:
