@@ -29,8 +29,8 @@ def hospital_names(data: Simulated, named: Sequence[str], *, classes: Sequence[s
 
     Raises:
         SettingsError: there is neither data nor a phantom, or a hospital that is altered or held
-            out does not exist.
-        DataError: there are no such X-rays.
+            out does not exist, or has a name that no site can have.
+        DataError: there are no such X-rays, or the table names too few hospitals.
     """
     if not data.data and not data.phantoms:
         raise SettingsError(
@@ -44,6 +44,7 @@ def hospital_names(data: Simulated, named: Sequence[str], *, classes: Sequence[s
     elif data.partition.kind == "column" and not named:
         records = read_records(Path(data.data), classes=classes)
         names = sorted({record.site for record in records if record.site})
+        _check_hospitals(names, data)
     for name in (*(hospital.name for hospital in data.altered), data.hold_out):
         if name and name not in names:
             raise SettingsError(
@@ -53,6 +54,25 @@ def hospital_names(data: Simulated, named: Sequence[str], *, classes: Sequence[s
     if data.hold_out:
         check_name(data.hold_out, where="hold_out")  # a folder is called after it
     return names
+
+
+def _check_hospitals(names: Sequence[str], data: Simulated) -> None:
+    """Refuse a table that names fewer hospitals than a federation needs, or names no site can have.
+
+    Raises:
+        DataError: it names none, or one beside that which is held out.
+        SettingsError: a name is not allowed.
+    """
+    for name in names:
+        check_name(name, where=f"{data.data}: site")
+    left = [name for name in names if name != data.hold_out]
+    if len(left) < 2 and (data.hold_out in ("", *names)):
+        beside = f" beside {data.hold_out}" if data.hold_out else ""
+        some = f"one hospital only{beside}, {left[0]}" if left else f"no hospital{beside}"
+        raise DataError(
+            f"{data.data}: its table names {some}",
+            hint="two are needed, in a column site (docs/inputs.md); iid deals to three",
+        )
 
 
 def deal(scenario: Scenario, study: Study, names: list[str], folder: Path) -> dict[str, Path]:

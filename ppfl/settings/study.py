@@ -428,5 +428,6 @@ def check_settings(table: dict[str, Any], kind: type[S], *, where: str) -> S:
         raise DuplicateSiteError(f"{where}: {error}", hint=error.hint) from None
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or kind.__name__.lower()
-        raise SettingsError(f"{where}: {key}: {first['msg']}") from None
+        key = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")  # pydantic's, before a rule of ours
+        raise SettingsError(": ".join(filter(None, (where, key, what)))) from None

@@ -38,8 +38,11 @@ def _study(model: dict[str, Any], training: dict[str, Any]) -> Study:
 def test_methods_that_exclude_each_other_are_refused(
     model: dict[str, Any], training: dict[str, Any], told: str
 ) -> None:
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=told) as caught:
         _study(model, training)
+    first = str(caught.value).removeprefix("study: ")
+    assert first[0].islower()  # neither pydantic's words nor the same name twice
+    assert not first.startswith("study")
 
 
 def test_those_that_fit_together_are_not() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ppfl.errors import DataError, SettingsError
+from ppfl.errors import DataError, PpflError, SettingsError
 from ppfl.learning.sources import ImageRecord, read_records, write_manifest
 from ppfl.learning.splits import partition_records, split_by_group
 from ppfl.settings import Study
@@ -145,6 +145,31 @@ def test_a_file_may_extend_a_built_in_scenario(tmp_path: Path) -> None:
     path.write_text('extends = "other.toml"')
     with pytest.raises(SettingsError, match="extends must name a built-in scenario"):
         read_scenario(str(path))
+
+
+@pytest.mark.parametrize(
+    ("sites", "hold_out", "message"),
+    [
+        (("", ""), "", "its table names no hospital"),
+        (("a", "a"), "", "its table names one hospital only, a"),
+        (("a", "b"), "b", "its table names one hospital only beside b, a"),
+        (("a/b", "c"), "", "site: 'a/b' is no name for a site"),
+    ],
+)
+def test_a_table_without_two_hospitals_cannot_be_dealt_by_hospital(
+    tmp_path: Path, sites: tuple[str, str], hold_out: str, message: str
+) -> None:
+    paths = [tmp_path / "0.png", tmp_path / "1.png"]
+    for path in paths:
+        path.touch()
+    records = [
+        ImageRecord(path, "COVID", path.stem, site) for path, site in zip(paths, sites, strict=True)
+    ]
+    write_manifest(tmp_path / "index.csv", records)
+    data = read_scenario("natural", data=tmp_path).simulation
+    held = data.model_copy(update={"hold_out": hold_out})
+    with pytest.raises(PpflError, match=message):
+        hospital_names(held, [], classes=["COVID"])
 
 
 def test_natural_hospitals_are_those_of_the_table(xrays: Path) -> None:
