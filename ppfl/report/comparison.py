@@ -86,6 +86,18 @@ class Place(_Kept):
             return "all sites"
         return f"{self.name} (took no part)" if self.held_out else self.name
 
+    @property
+    def told_classes(self) -> tuple[str, ...]:
+        """The classes about which anything can be told here, in order.
+
+        Of the others there are too few patients or none.
+        """
+        return tuple(
+            name
+            for name, auroc in self.federated.auroc.items()
+            if auroc is not None or any(other.sensitivity.get(name) for other in self.others)
+        )
+
 
 class Abroad(_Kept):
     """A site's own model on another site's test images, and the federation's accuracy minus it."""

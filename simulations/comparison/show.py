@@ -17,8 +17,8 @@ def print_comparison(comparison: Comparison, out: Console) -> None:
     """
     for place in comparison.places:
         out.print(_place(place))
-        if place.others:
-            out.print(_classes(place, comparison.classes))
+        if place.others and place.told_classes:
+            out.print(_classes(place))
     if comparison.abroad:
         out.print(_abroad(comparison))
     if comparison.elsewhere:
@@ -42,16 +42,15 @@ def _place(place: Place) -> Table:
     return table
 
 
-def _classes(place: Place, classes: tuple[str, ...]) -> Table:
+def _classes(place: Place) -> Table:
     table = figure_table(
         "the federation better by", "sensitivity, points", "AUROC, points", "p (DeLong)"
     )
     for other in place.others:
-        for name in classes:
+        for name in place.told_classes:
             auroc = other.auroc[name]
-            p = "–" if auroc is None or auroc.p is None else f"{auroc.p:.3f}"
             figures = _points(other.sensitivity[name]), _points(auroc)
-            table.add_row(f"{other.title}, {name}", *figures, p)
+            table.add_row(f"{other.title}, {name}", *figures, _p(auroc))
     return table
 
 
@@ -78,6 +77,12 @@ def _elsewhere(comparison: Comparison) -> Table:
 
 def _points(difference: Difference | None) -> str:
     return "–" if difference is None else difference.estimate.percent(signed=True)
+
+
+def _p(difference: Difference | None) -> str:
+    if difference is None or difference.p is None:
+        return "–"
+    return "< 0.001" if difference.p < 0.001 else f"{difference.p:.3f}"
 
 
 def _three(figure: float | None) -> str:

@@ -171,11 +171,11 @@ def test_a_comparison_is_told_with_the_worst_site(tmp_path: Path) -> None:
     assert "north would do better alone" in page
     for model in ("own model", "own model of harbour", "own model of north"):
         figures = "<td>+5.0 [+3.0, +7.0]<td>0.875<td>0.840<td>+0.035 [+0.015, +0.055]<td>0.012"
-        assert f'<th scope="row">COVID<td>{model}{figures}</tr>' in page
+        assert f'<th scope="row">COVID<td class="text">{model}{figures}</tr>' in page
     assert page.count("DeLong's test") == 1
     assert "<td>−0.010 [−0.030, +0.010]<td>&lt; 0.001</tr>" in page
     few = "<td>too few patients<td>0.875<td>0.840<td>too few patients"
-    assert f'<th scope="row">Effusion<td>own model{few}' in page
+    assert f'<th scope="row">Effusion<td class="text">own model{few}' in page
     assert "harbour's own<td>–<td>60.0 [58.0, 62.0]" in page
     assert "the same model, bit for bit" in page
 

@@ -183,6 +183,7 @@ def test_a_site_of_one_class_is_told_why_it_would_do_better_alone() -> None:
     place = _Comparer(("Normal", "Effusion"), 1).place("east", ours, [("local", "east", own)])
     (warning,) = _warnings([place])
     assert "all its test images are of Effusion" in warning
+    assert place.told_classes == ("Effusion",)  # rows of a class that nobody has there say nothing
 
 
 def test_differences_are_the_federations_figures_minus_the_others() -> None:
@@ -202,7 +203,9 @@ def test_differences_are_the_federations_figures_minus_the_others() -> None:
 
 
 def test_of_few_patients_no_difference_is_told() -> None:
-    (other,) = _place([True] * 6, [False] * 6).others
+    place = _place([True] * 6, [False] * 6)
+    (other,) = place.others
+    assert not place.told_classes
     assert other.accuracy is None
     assert set(other.sensitivity.values()) == set(other.auroc.values()) == {None}
     assert other.tested.accuracy.value == 0
